@@ -1,0 +1,234 @@
+"""The `minibench` command: parse, call one library function, show. No logic of its own.
+
+torch, matplotlib and rich are imported inside the commands, so that `minibench --help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from minimodels.config import Config
+    from minimodels.sim.profile import Profile
+
+LENGTHS = ("steps", "image_size", "frames", "prompt_len", "gen_len")
+
+
+class Commands(click.Group):
+    """Turns what the library says is wrong into one message and exit code 2, never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            message = click.ClickException(str(error))
+            message.exit_code = 2
+            raise message from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted: nothing was written.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="minimodels", prog_name="minibench")
+def main() -> None:
+    """Where do time, FLOPs and memory go in text-to-image and text-to-video models?
+
+    Architectures are built from scratch with random weights and measured on the device at hand, or simulated
+    for one that is not: no checkpoint and no GPU is needed. Every number says which it is.
+    """
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """NAME and --set: which architecture."""
+    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                           help="Change a number of the architecture, e.g. transformer.decoder.depth=32. Repeatable.")(command)  # fmt: skip
+    return click.argument("name")(command)
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How to run it."""
+    options = [
+        click.option("--device", default="auto", show_default=True, metavar="auto|cuda|cpu|NAME",
+                     help="cuda or cpu: measure there. A GPU's name (`minibench devices`): simulate it. "
+                     "auto: CUDA if there is one, else simulate a100-80gb."),
+        click.option("--attention", metavar="BACKEND", default="sdpa", show_default=True,
+                     help="sdpa (torch chooses), baseline (the matrix is written out), flash, efficient or cudnn; "
+                     "with ! the kernel is pinned and a call it cannot do is an error."),
+        click.option("--mode", metavar="eager|graph|compiled", default="eager", show_default=True,
+                     help="How the host launches kernels."),
+        click.option("--batch", type=int, default=1, show_default=True, help="Images or sequences at once."),
+        click.option("--dtype", metavar="DTYPE", help="bfloat16, float16, float32 or float64.  "
+                     "[default: bfloat16 on a GPU, float32 on cpu]"),
+        click.option("--steps", type=int, help="Sampling steps.  [default: the architecture's]"),
+        click.option("--image-size", type=int, help="Image side in pixels.  [default: the architecture's]"),
+        click.option("--frames", type=int, help="Frames of a video.  [default: the architecture's]"),
+        click.option("--prompt-len", type=int, help="Prompt length in tokens.  [default: the architecture's]"),
+        click.option("--gen-len", type=int, help="Generated tokens.  [default: the architecture's]"),
+        click.option("--resident", metavar="all|stage", default="all", show_default=True,
+                     help="Weights in memory: of all parts, or of the running stage."),
+        click.option("--full", is_flag=True, help="Run every step of every loop instead of a few weighted ones."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs, when measuring."),
+        click.option("--warmup", type=int, default=2, show_default=True, help="Runs before measuring, at least."),
+        click.option("--repeats", type=int, default=5, show_default=True, help="Measured runs."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(as_json: bool) -> None:
+    """The architectures known by name."""
+    from minimodels.sim import inventory, tables
+
+    rows = inventory.models()
+    _show(rows if as_json else tables.model_list(rows))
+
+
+@main.command()
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """The parts of architecture NAME, their parameters beside the published counts, and their modules."""
+    from minimodels import loader
+    from minimodels.sim import inventory, tables
+
+    record, trees = inventory.parts(loader.load(name, overrides))
+    _show(record if as_json else tables.model(record, trees))
+
+
+@main.command()
+@model_options
+@run_options
+@click.option("--by", type=click.Choice(["stage", "category", "module"]), default="stage", show_default=True,
+              help="What the detailed table lists.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Write the profile as JSON.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
+@click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON instead of tables.")
+def profile(
+    name: str,
+    overrides: tuple[str, ...],
+    by: Any,
+    out: Path | None,
+    picture: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Where time, FLOPs and memory go in one inference of NAME (`minibench list`, or a .toml file)."""
+    from minimodels import loader
+    from minimodels.sim import files, tables
+
+    for path in filter(None, (out, picture)):
+        files.check_writable(path)
+    if picture:
+        from minimodels.sim import plots
+
+        plots.check_extension(picture)
+    lengths = [f"run.{key}={value}" for key in LENGTHS if (value := options.pop(key)) is not None]
+    result = _profile(loader.load(name, [*overrides, *lengths]), options)
+    if out:
+        result.save(out)
+    if picture:
+        from minimodels.sim import plots
+
+        plots.save(plots.breakdown([result]), picture)
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        _show(tables.profile_summary(result, by))
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def compare(files: tuple[Path, ...]) -> None:
+    """Profiles FILES (from `profile --out`) side by side."""
+    from minimodels.sim import tables
+    from minimodels.sim.profile import Profile
+
+    if len(files) < 2:
+        raise ValueError("compare needs at least two profiles; write one with `minibench profile NAME --out A.json`")
+    _show(tables.compare([Profile.load(path) for path in files]))
+
+
+@main.command()
+@click.argument("kind")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.png, .svg or .pdf.")
+def plot(kind: str, files: tuple[Path, ...], out: Path) -> None:
+    """Draw KIND (breakdown, stages, roofline, memory or seqlen) of profiles FILES."""
+    from minimodels.sim import plots
+    from minimodels.sim.profile import Profile
+
+    plots.check_extension(out)
+    if kind not in plots.KINDS:
+        raise ValueError(f"unknown plot {kind!r}; allowed: {', '.join(plots.KINDS)}")
+    plots.save(plots.KINDS[kind]([Profile.load(path) for path in files]), out)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def devices(as_json: bool) -> None:
+    """The GPUs that can be simulated."""
+    from minimodels.sim import device, tables
+
+    listed = [device.load(name) for name in device.names()]
+    _show([one.model_dump(mode="json") for one in listed] if as_json else tables.device_list(listed))
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["config", "profile"]), default="config")
+def schema(what: str) -> None:
+    """The JSON Schema of a config file (default) or of a profile, for editors and parsers."""
+    if what == "config":
+        from minimodels.loader import json_schema
+
+        _show(json_schema())
+    else:
+        from minimodels.sim.profile import Profile
+
+        _show(Profile.model_json_schema())
+
+
+def _profile(config: Config, options: dict[str, Any]) -> Profile:
+    from minimodels.run import make_run
+
+    run = make_run(**options)
+    with _progress(config.title) as progress:
+        if run.device in ("cpu", "cuda"):
+            from minimodels.sim.measure import measure
+
+            return measure(config, run, progress)
+        from minimodels.sim.simulate import simulate
+
+        return simulate(config, run, progress)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for what takes over two seconds: called with what is being done, how far, of how much."""
+    from minimodels.sim.progress import bar
+
+    with bar(title) as advance:
+        yield advance
+
+
+def _show(what: Any) -> None:
+    if isinstance(what, dict | list):
+        click.echo(json.dumps(what, indent=2))
+        return
+    from minimodels.sim import tables
+
+    tables.console().print(what)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""minimodels: text-to-image and text-to-video architectures from scratch, measured or simulated.
+
+The public names load on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minimodels.kernels.attention import attention_backend as attention_backend
+    from minimodels.loader import load as load
+    from minimodels.run import Run as Run
+    from minimodels.run import build as build
+    from minimodels.sim.measure import measure as measure
+    from minimodels.sim.profile import Profile as Profile
+    from minimodels.sim.simulate import simulate as simulate
+
+_HOMES = {
+    "load": "minimodels.loader",
+    "build": "minimodels.run",
+    "Run": "minimodels.run",
+    "attention_backend": "minimodels.kernels.attention",
+    "Profile": "minimodels.sim.profile",
+    "simulate": "minimodels.sim.simulate",
+    "measure": "minimodels.sim.measure",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'minimodels' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,172 @@
+"""What several models share: norms, positions, attention with its projections, the MLP.
+
+Shapes: x (b, n, d) with d the model's width; context (b, m, d') with d' its own width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minimodels.config import Norm, Relative, Rotary, Stack
+from minimodels.kernels.attention import attention
+from minimodels.kernels.scope import scope
+
+
+class KV(NamedTuple):
+    """Keys and values, each (b, kv_heads, m, head_dim)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+def make_norm(norm: Norm, dim: int) -> nn.Module:
+    """LayerNorm or RMSNorm over the last dimension of x (..., dim)."""
+    return nn.LayerNorm(dim, norm.eps) if norm.kind == "layer" else nn.RMSNorm(dim, norm.eps)
+
+
+class RotaryTable(nn.Module):
+    """Cosines and sines of RoPE for positions 0 .. length-1.
+
+    The first half of the head's features pairs with the second half, as in the published checkpoints'
+    transformers form; sines carry the sign of the rotation, so that one roll replaces two negations.
+
+    Source: Su et al. 2021, arXiv 2104.09864, section 3.4.2.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, position: Rotary, head_dim: int, length: int) -> None:
+        super().__init__()
+        self.theta = position.theta
+        for name in ("cos", "sin"):
+            self.register_buffer(name, torch.empty(length, head_dim), persistent=False)
+
+    def fill(self) -> None:
+        """Compute the tables, in float32 whatever the model's dtype."""
+        length, head_dim = self.cos.shape
+        frequency = self.theta ** -(torch.arange(0, head_dim, 2, device=self.cos.device).float() / head_dim)
+        angle = torch.outer(torch.arange(length, device=self.cos.device).float(), frequency)
+        self.cos.copy_(torch.cat([angle.cos(), angle.cos()], -1))
+        self.sin.copy_(torch.cat([-angle.sin(), angle.sin()], -1))
+
+    def forward(self, x: Tensor, pos: int) -> Tensor:
+        """Rotate x (b, heads, n, head_dim), whose first row is position `pos`."""
+        n, head_dim = x.shape[-2:]
+        cos, sin = self.cos[pos : pos + n], self.sin[pos : pos + n]
+        return torch.addcmul(x * cos, x.roll(head_dim // 2, -1), sin)
+
+
+class RelativeBias(nn.Module):
+    """T5's relative positions: a trained bias per head and bucket, (1, heads, n, m).
+
+    Half the buckets are exact distances, the rest grow logarithmically up to `max_distance`.
+
+    Source: Raffel et al. 2020, arXiv 1910.10683, section 2.1, and the official code.
+    """
+
+    def __init__(self, position: Relative, num_heads: int) -> None:
+        super().__init__()
+        self.buckets, self.max_distance = position.buckets, position.max_distance
+        self.embedding = nn.Embedding(position.buckets, num_heads)
+
+    def forward(self, n: int, m: int) -> Tensor:
+        device = self.embedding.weight.device
+        distance = torch.arange(m, device=device) - torch.arange(n, device=device)[:, None]
+        half = self.buckets // 2
+        exact = half // 2
+        far = distance.abs()
+        scaled = torch.log(far.float().clamp(min=1) / exact) / math.log(self.max_distance / exact)
+        coarse = (exact + (scaled * (half - exact)).long()).clamp(max=half - 1)
+        bucket = torch.where(far < exact, far, coarse) + (distance > 0).long() * half
+        return rearrange(self.embedding(bucket), "n m heads -> 1 heads n m")
+
+
+class Attention(nn.Module):
+    """Multi-head attention with its four projections, labelled by what attends to what.
+
+    role: "self" or "cross" (later "spatial", "temporal", "joint"); context_dim: width of what is attended to.
+    """
+
+    def __init__(self, stack: Stack, context_dim: int, role: str) -> None:
+        super().__init__()
+        self.role, self.head_dim = role, stack.head_width
+        self.scale = self.head_dim**-0.5 if stack.scaled else 1.0
+        inner, kv_inner = stack.num_heads * self.head_dim, stack.num_kv_heads * self.head_dim
+        self.to_q = nn.Linear(stack.dim, inner, bias=False)
+        self.to_k = nn.Linear(context_dim, kv_inner, bias=False)
+        self.to_v = nn.Linear(context_dim, kv_inner, bias=False)
+        self.to_out = nn.Linear(inner, stack.dim, bias=False)
+
+    def project(self, context: Tensor) -> KV:
+        """Keys and values of context (b, m, context_dim)."""
+        with scope("attention", self.role):
+            return KV(self._heads(self.to_k(context)), self._heads(self.to_v(context)))
+
+    def forward(
+        self,
+        x: Tensor,
+        kv: KV | None = None,
+        *,
+        cache: KV | None = None,
+        pos: int = 0,
+        rotary: RotaryTable | None = None,
+        causal: bool = False,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from x (b, n, d) to itself, or to `kv`.
+
+        cache: keys and values (b, kv_heads, capacity, head_dim) of the positions before `pos`; those of x are
+        written into it at `pos`, and x attends to all up to its own.
+        """
+        with scope("attention", self.role):
+            q = self._heads(self.to_q(x))
+            if kv is None:
+                k, v = self._heads(self.to_k(x)), self._heads(self.to_v(x))
+                if rotary is not None:
+                    q, k = rotary(q, pos), rotary(k, pos)
+                kv = KV(k, v) if cache is None else _append(cache, KV(k, v), pos)
+            out = attention(q, kv.keys, kv.values, causal=causal, bias=bias, scale=self.scale)
+            return self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (heads d) -> b heads n d", d=self.head_dim)
+
+
+def _append(cache: KV, new: KV, pos: int) -> KV:
+    """Write `new` into the cache at `pos`; return views of all that is filled."""
+    end = pos + new.keys.shape[2]
+    cache.keys[:, :, pos:end] = new.keys
+    cache.values[:, :, pos:end] = new.values
+    return KV(cache.keys[:, :, :end], cache.values[:, :, :end])
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": _gelu_tanh, "relu": F.relu, "silu": F.silu}
+
+
+class FeedForward(nn.Module):
+    """The MLP of a transformer layer: two matrices, or three where gated."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[stack.activation]
+        self.up = nn.Linear(stack.dim, stack.ff_dim, bias=False)
+        self.gate = nn.Linear(stack.dim, stack.ff_dim, bias=False) if stack.gated else None
+        self.down = nn.Linear(stack.ff_dim, stack.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (b, n, d) -> (b, n, d)."""
+        with scope("feed_forward"):
+            if self.gate is None:
+                return self.down(self.activation(self.up(x)))
+            return self.down(self.activation(self.gate(x)) * self.up(x))

@@ -1,0 +1,219 @@
+"""The one loader of configs: a name, a path to a TOML file, `base =`, overrides by dotted path.
+
+Every failure is a `ValueError` that names the key, the section, what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from minimodels.config import KINDS, Config
+
+Table = dict[str, Any]
+MAX_FILE = 1 << 20  # bytes: a config is a page of text
+
+
+def names() -> list[str]:
+    """The names of the built-in architectures, sorted by family and size as the files are named."""
+    folder = resources.files("minimodels") / "configs"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load(name: str, overrides: Iterable[str] = ()) -> Config:
+    """Load an architecture by name or from a `.toml` path, with `key.path=value` overrides.
+
+    name: "parti-20b", "parti-20b-config" or "path/to/mine.toml"; value: TOML, a bare word is a string.
+
+    Raises:
+        ValueError: unknown name, unreadable file, invalid TOML, unknown or missing key, impossible size.
+    """
+    table, title = _resolve(name)
+    for override in overrides:
+        _override(table, override, title)
+    return parse(table, title)
+
+
+def parse(table: Mapping[str, Any], title: str) -> Config:
+    """Turn a parsed TOML table into a config; `title` names it in errors.
+
+    Raises:
+        ValueError: a key is unknown, missing or impossible.
+    """
+    kind = table.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        given = "missing" if kind is None else repr(kind)
+        raise ValueError(f"{title}: kind is {given}; allowed: {', '.join(KINDS)}{_near(str(kind), KINDS)}")
+    try:
+        return KINDS[kind].model_validate(table)
+    except ValidationError as error:
+        raise ValueError(_explain(error, table, KINDS[kind], title)) from None
+
+
+def json_schema() -> Table:
+    """JSON Schema of a config file, for editors."""
+    schema = TypeAdapter(Config).json_schema()
+    for variant in schema["$defs"].values():
+        if "name" in variant.get("required", []):  # the file's name gives it
+            variant["required"].remove("name")
+            del variant["properties"]["name"]
+            variant["properties"]["base"] = {"type": "string", "enum": names(), "description": "config to start from"}
+    return schema | {"title": "minimodels architecture"}
+
+
+def _resolve(name: str) -> tuple[Table, str]:
+    if name.endswith(".toml"):
+        path = Path(name)
+        table, stem = _read_file(path), path.stem
+    else:
+        stem = name.removesuffix("-config")
+        table = _read_builtin(stem)
+    base = table.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise ValueError(f"{name}: base must be the name of a built-in architecture, not {base!r}")
+        parent = _read_builtin(base.removesuffix("-config"), asked_by=name)
+        if "base" in parent:
+            raise ValueError(f"{name}: base {base!r} itself has a base; start from {parent['base']!r}")
+        inherited = [key for key in table if _is_part(parent.get(key)) and "published" not in table[key]]
+        table = _merge(parent, table)
+        for key in inherited:  # another size is not what the authors counted
+            del table[key]["published"]
+    table.setdefault("name", stem)
+    return table, name
+
+
+def _read_builtin(name: str, asked_by: str | None = None) -> Table:
+    known = names()
+    if name not in known:
+        where = f"{asked_by}: base" if asked_by else "model"
+        raise ValueError(
+            f"unknown {where} {name!r}{_near(name, known) or '; known: ' + ', '.join(known)}. "
+            "`minibench list` shows all; a path must end in .toml"
+        )
+    return tomllib.loads((resources.files("minimodels") / "configs" / f"{name}.toml").read_text("utf-8"))
+
+
+def _read_file(path: Path) -> Table:
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a config has at most {MAX_FILE:,}")
+        return tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not a config: its tables are nested too deeply") from None
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and "published" in value
+
+
+def _merge(base: Table, over: Table) -> Table:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        merged[key] = _merge(old, value) if same_kind else value
+    return merged
+
+
+def _override(table: Table, text: str, title: str) -> None:
+    path, equals, raw = text.partition("=")
+    if not equals or not path:
+        raise ValueError(f"--set {text!r}: write it as key.path=value")
+    node: Any = table
+    keys = path.split(".")
+    for depth, key in enumerate(keys):
+        where = ".".join(keys[:depth]) or "the top level"
+        if isinstance(node, list):
+            if not (key.isdecimal() and int(key) < len(node)):
+                raise ValueError(f"--set {path}: {where} has items 0 to {len(node) - 1}, not {key!r}")
+            position: Any = int(key)
+        elif isinstance(node, dict):
+            if key not in node:
+                raise ValueError(f"--set {path}: {title} has no key {key!r} in {where}{_near(key, node)}")
+            position = key
+        else:
+            raise ValueError(f"--set {path}: {where} is the value {node!r}, not a section")
+        if depth == len(keys) - 1:
+            node[position] = _value(raw)
+            if depth and _is_part(table[keys[0]]):  # another size is not what the authors counted
+                del table[keys[0]]["published"]
+        else:
+            node = node[position]
+
+
+def _value(raw: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return raw
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}" if close else ""
+
+
+def _explain(error: ValidationError, table: Mapping[str, Any], model: type[Config], title: str) -> str:
+    """All problems of a config, one a line, with the nearest valid key for each unknown one."""
+    lines = []
+    for problem in error.errors()[:5]:
+        path = [part for part in problem["loc"] if _is_key(table, problem["loc"], part)]
+        where = ".".join(str(part) for part in path)
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            siblings = _fields_at(model, path[:-1])
+            section = ".".join(map(str, path[:-1])) or "the top level"
+            message = f"unknown key {path[-1]!r} in {section}{_near(str(path[-1]), siblings) or '; allowed: ' + ', '.join(siblings)}"
+            lines.append(message)
+        elif problem["type"] == "missing":
+            lines.append(f"{where} is missing")
+        else:
+            given = problem["input"]
+            shown = "" if isinstance(given, dict | list) else f", not {given!r}"
+            lines.append(f"{where or 'config'}: {message[:1].lower() + message[1:]}{shown}")
+    if error.error_count() > 5:
+        lines.append(f"and {error.error_count() - 5} more")
+    return "\n".join(f"{title}: {line}" for line in lines)
+
+
+def _is_key(table: Mapping[str, Any], loc: tuple[int | str, ...], part: int | str) -> bool:
+    """Whether a part of an error's location is a key of the file, not the tag of a tagged union."""
+    node: Any = table
+    for step in loc:
+        inside = isinstance(node, dict) and step in node or isinstance(node, list) and isinstance(step, int)
+        if step is part and (inside or step == loc[-1]):
+            return True
+        if inside:
+            node = node[step]
+    return False
+
+
+def _fields_at(model: type[Config], path: list[int | str]) -> list[str]:
+    """The keys allowed at a path of the config, from the JSON Schema of its type."""
+    schema = model.model_json_schema()
+    node: Any = schema
+    for part in path:
+        node = _deref(node, schema)
+        node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+    node = _deref(node, schema)
+    options = [_deref(option, schema) for option in node.get("oneOf", node.get("anyOf", [node]))]
+    return sorted({key for option in options for key in option.get("properties", {})})
+
+
+def _deref(node: Any, schema: Table) -> Any:
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    return node

@@ -1,0 +1,122 @@
+"""How a model runs: its options, how it is built, its labels and its loops.
+
+`for i in steps("decode", n)` runs every step. Under a tracer (a walk or a measured profile) it runs only a few
+knots, each standing for a share of the n steps:
+
+- growth "constant": all steps do the same work; one knot of weight n.
+- growth "affine": the work of step i is affine in i (a growing KV cache); between two knots m steps apart the
+  left one weighs (m + 1) / 2 and the right one (m - 1) / 2, which sums any affine quantity exactly.
+- growth "any": every step runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from minimodels.config import Architecture, Length, Strict
+from minimodels.kernels.attention import BACKENDS
+from minimodels.blocks import RotaryTable
+from minimodels.kernels.scope import STAGE, TRACER, scope
+from minimodels.parts import make
+
+__all__ = ["STAGE", "Run", "build", "make_run", "parameters", "scope", "steps"]
+
+Growth = Literal["constant", "affine", "any"]
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+class Run(Strict):
+    """Options of a run that are not architecture; lengths stand in the config's [run] section."""
+
+    device: str = "a100-80gb"
+    batch: Length = 1
+    dtype: Literal["float32", "float16", "bfloat16", "float64"] = "bfloat16"
+    attention: Literal[BACKENDS] = "sdpa"  # type: ignore[valid-type]
+    mode: Literal["eager", "graph", "compiled"] = "eager"
+    resident: Literal["all", "stage"] = Field("all", description="parts in memory: all, or those of the running stage")
+    full: bool = Field(False, description="run every step of every loop instead of knots")
+    seed: int = 0
+    warmup: int = Field(2, ge=0, le=100)
+    repeats: int = Field(5, ge=1, le=1000)
+
+
+def make_run(*, device: str, dtype: str | None, **options: Any) -> Run:
+    """Run options as a user gives them: `device` "auto" and `dtype` None are decided here.
+
+    auto is CUDA if there is a device, else a simulated A100-80GB; dtype is bfloat16, on a CPU float32.
+
+    Raises:
+        ValueError: an option has no such value, or CUDA is asked for and there is none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else Run.model_fields["device"].default
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no CUDA device here; name a GPU to simulate it, e.g. --device a100-80gb")
+    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    try:
+        return Run(device=device, dtype=dtype, **options)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"--{problem['loc'][0]}: {problem['msg'][:1].lower() + problem['msg'][1:]}, not {problem['input']!r}"
+            for problem in error.errors()
+        ]
+        raise ValueError("\n".join(lines)) from None
+
+
+def steps(name: str, n: int, growth: Growth = "constant") -> Iterator[int]:
+    """The steps 0 .. n-1 of a loop, or its knots under a tracer."""
+    tracer = None if torch.compiler.is_compiling() else TRACER.get()
+    return iter(range(n)) if tracer is None else tracer.loop(name, n, growth)
+
+
+def build(config: Architecture, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.ModuleDict:
+    """Build the parts of an architecture with random weights, by section name, in evaluation mode.
+
+    On `meta` nothing is allocated. Elsewhere weights are drawn so that activations stay of order one: zeros
+    and NaNs would change a GPU's power and clocks.
+    """
+    with torch.device("meta"), _NoInitialisation():
+        parts = nn.ModuleDict({name: make(part) for name, part in config.parts()}).to(dtype).eval()
+    parts.requires_grad_(False)
+    if torch.device(device).type != "meta":
+        parts.to_empty(device=device)
+        generator = torch.Generator(device).manual_seed(seed)
+        for module in parts.modules():
+            _initialise(module, generator)
+    return parts
+
+
+def parameters(module: nn.Module) -> int:
+    """The number of parameters of a module, shared ones counted once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips torch.nn.init: a module on `meta` has nothing to fill, and trying imports all of Dynamo (2 s)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+@torch.no_grad()
+def _initialise(module: nn.Module, generator: torch.Generator) -> None:
+    if isinstance(module, RotaryTable):
+        module.fill()
+    for name, parameter in module.named_parameters(recurse=False):
+        if name == "bias" or parameter.dim() == 0:
+            parameter.zero_()
+        elif parameter.dim() == 1:
+            parameter.fill_(1)
+        elif isinstance(module, nn.Embedding) or name != "weight":
+            parameter.normal_(generator=generator)
+        else:
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)

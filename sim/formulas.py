@@ -1,0 +1,217 @@
+"""What each operator does: FLOPs, bytes read and written, kernels launched. One formula per operator.
+
+FLOPs are 2 x multiply-accumulates of matrix products, convolutions and attention; an operator that only
+moves, adds or normalises counts zero, as in torch's FlopCounterMode. Bytes are those of each argument read
+once and each result written once; a tensor expanded over a dimension is read as often as it is stored.
+Copies that torch makes inside an operator (non-contiguous input) are part of its bytes, launches and
+workspace. An operator without a formula gets `flops=None`: it is listed as unmodelled, never silently zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minimodels.sim.call import Work
+
+Formula = Callable[[tuple[Any, ...], dict[str, Any], tuple[Tensor, ...]], Work]
+
+
+def work_of(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    """The work of one call of `func`; `out` holds its result tensors, storages of inputs included."""
+    name = operator(func)
+    if name in FORMULAS:
+        return FORMULAS[name](args, kwargs, out)
+    if torch.Tag.pointwise in func.tags:
+        return _pointwise(args, kwargs, out)
+    read, written = _traffic(args, kwargs, out)
+    return Work("other", None, read, written)
+
+
+def operator(func: torch._ops.OpOverload) -> str:
+    """An operator's name without namespace or overload for torch's own, "namespace::name" for others."""
+    namespace, _, name = func._schema.name.partition("::")
+    return name if namespace == "aten" else func._schema.name
+
+
+def category(name: str, work: Work, in_attention_core: bool) -> str:
+    """The category of an operator, by what it is itself; in the core of attention its compute is Attention."""
+    own = CATEGORY_OF_KERNEL[work.kernel]
+    if in_attention_core and own in ("Linear", "Norm", "Elementwise"):
+        return "Attention"
+    return "Embedding" if name == "embedding" else own
+
+
+CATEGORY_OF_KERNEL = {
+    "none": "Memory",
+    "gemm": "Linear",
+    "conv": "Convolution",
+    "attention": "Attention",
+    "norm": "Norm",
+    "softmax": "Elementwise",
+    "elementwise": "Elementwise",
+    "copy": "Memory",
+    "gather": "Memory",
+    "other": "Other",
+}
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """All tensors among arguments, lists included, in order."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(item for item in value if isinstance(item, Tensor))
+    return found
+
+
+def stored_bytes(x: Tensor) -> int:
+    """Bytes of the distinct elements of x: dimensions of stride 0 are stored once."""
+    sizes = (size for size, stride in zip(x.shape, x.stride(), strict=True) if stride != 0)
+    return prod(sizes) * x.element_size()
+
+
+def _traffic(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> tuple[int, int]:
+    read = sum(map(stored_bytes, tensors_in((*args, *kwargs.values()))))
+    return read, sum(map(stored_bytes, out))
+
+
+def _pointwise(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    read, written = _traffic(args, kwargs, out)
+    return Work("elementwise", 0, read, written)
+
+
+def _copy_bytes(x: Tensor) -> int:
+    """Bytes of the contiguous copy that a matrix product makes of x, 0 if its strides will do."""
+    if x.dim() < 2 or x.is_contiguous():
+        return 0
+    rows, columns = x.stride(-2), x.stride(-1)
+    plain = (columns == 1 and rows >= max(1, x.shape[-1])) or (rows == 1 and columns >= max(1, x.shape[-2]))
+    batch = _foldable(x)
+    return 0 if plain and batch else x.numel() * x.element_size()
+
+
+def _foldable(x: Tensor) -> bool:
+    """Whether the leading dimensions of x view as one."""
+    leading = [(size, stride) for size, stride in zip(x.shape[:-2], x.stride()[:-2], strict=True) if size != 1]
+    return all(a[1] == b[0] * b[1] for a, b in zip(leading, leading[1:], strict=False))
+
+
+def _gemm(batch: int, m: int, n: int, k: int, read: int, written: int, copies: tuple[int, ...], launches: int = 1) -> Work:
+    copied = sum(copies)
+    launches += sum(size > 0 for size in copies)
+    return Work("gemm", 2 * batch * m * n * k, read + 2 * copied, written + copied, launches, (batch, m, n, k), copied)
+
+
+def _linear(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    x, weight = args[0], args[1]
+    read, written = _traffic(args, kwargs, out)
+    rows = x.numel() // x.shape[-1]
+    n, k = weight.shape
+    folded = x if x.dim() <= 2 else _rows(x)
+    copies = (x.numel() * x.element_size(),) if folded is None else (_copy_bytes(folded),)
+    return _gemm(1, rows, n, k, read, written, copies)
+
+
+def _rows(x: Tensor) -> Tensor | None:
+    """x (..., k) seen as (rows, k), or None where that takes a copy."""
+    try:
+        return x.view(-1, x.shape[-1])
+    except RuntimeError:
+        return None
+
+
+def _matmul(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    a, b = args[0], args[1]
+    read, written = _traffic(args, kwargs, out)
+    batch = prod(out[0].shape[:-2]) if a.dim() > 2 or b.dim() > 2 else 1
+    m = a.shape[-2] if a.dim() > 1 else 1
+    n = b.shape[-1] if b.dim() > 1 else 1
+    return _gemm(batch, m, n, a.shape[-1], read, written, (_copy_bytes(a), _copy_bytes(b)))
+
+
+def _addmm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    read, written = _traffic(args, kwargs, out)
+    a, b = args[1], args[2]
+    batch = a.shape[0] if a.dim() == 3 else 1
+    return _gemm(batch, a.shape[-2], b.shape[-1], a.shape[-1], read, written, (_copy_bytes(a), _copy_bytes(b)))
+
+
+def _convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    weight, (y,) = args[1], out
+    groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+    read, written = _traffic(args, kwargs, out)
+    pixels = y.shape[0] * prod(y.shape[2:])
+    channels, taps = weight.shape[0] // groups, prod(weight.shape[1:])
+    return Work("conv", 2 * groups * pixels * channels * taps, read, written, 1, (groups, pixels, channels, taps))
+
+
+def _attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    q, k, v = args[:3]
+    read, written = _traffic(args, kwargs, out)
+    batch_heads, n, m = prod(q.shape[:-2]), q.shape[-2], k.shape[-2]
+    return Work("attention", 2 * batch_heads * n * m * (q.shape[-1] + v.shape[-1]), read, written)
+
+
+def _norm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    read, written = _traffic(args, kwargs, out)
+    x = args[0]
+    copied = 0 if x.is_contiguous() else x.numel() * x.element_size()
+    return Work("norm", 0, read + copied, written + copied, 1 + (copied > 0), workspace=copied)
+
+
+def _softmax(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    read, written = _traffic(args, kwargs, out)
+    return Work("softmax", 0, read, written)
+
+
+def _reduce(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    read, written = _traffic(args, kwargs, out)
+    return Work("norm" if args[0].numel() > out[0].numel() else "elementwise", 0, read, written)
+
+
+def _gather(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    written = sum(map(stored_bytes, out))
+    index = sum(x.numel() * x.element_size() for x in tensors_in(args) if not x.dtype.is_floating_point)
+    return Work("gather", 0, written + index, written)
+
+
+def _copy(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    read, written = _traffic(args, kwargs, out)
+    return Work("copy", 0, read, written)
+
+
+def _copy_into(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    return Work("copy", 0, stored_bytes(args[1]), stored_bytes(args[0]))
+
+
+def _fill(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    return Work("elementwise", 0, 0, sum(map(stored_bytes, out)))
+
+
+def _nothing(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    return Work("none", 0, 0, 0, 0)
+
+
+FORMULAS: dict[str, Formula] = {
+    **dict.fromkeys(("linear",), _linear),
+    **dict.fromkeys(("matmul", "mm", "bmm"), _matmul),
+    **dict.fromkeys(("addmm", "baddbmm"), _addmm),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(("layer_norm", "rms_norm", "group_norm"), _norm),
+    "softmax": _softmax,
+    **dict.fromkeys(("argmax", "sum", "mean", "amax", "linalg_vector_norm"), _reduce),
+    **dict.fromkeys(("embedding", "index", "index_select", "gather"), _gather),
+    **dict.fromkeys(("cat", "clone", "contiguous", "reshape", "to", "roll", "repeat_interleave", "pixel_shuffle", "triu"), _copy),
+    "copy_": _copy_into,
+    **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "ones", "full", "arange", "randint", "randn", "fill_", "zero_"), _fill),
+    **dict.fromkeys(("exponential_", "normal_", "uniform_", "random_"), _fill),
+    **dict.fromkeys(("empty", "empty_like", "new_empty", "empty_strided"), _nothing),
+}

@@ -1,0 +1,66 @@
+"""What there is: the architectures by name, their parts and parameters beside the published counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from minimodels import loader
+from minimodels.config import Config
+from minimodels.run import build, parameters
+
+Row = dict[str, Any]
+
+
+def models() -> list[Row]:
+    """One row per named architecture: name, family, params, paper; by family, then size."""
+    rows = []
+    for name in loader.names():
+        config = loader.load(name)
+        params = sum(parameters(part) for part in build(config, "meta").values())
+        rows.append({"name": name, "family": config.family, "params": params, "paper": config.paper})
+    return sorted(rows, key=lambda row: (row["family"], row["params"]))
+
+
+def parts(config: Config) -> tuple[Row, dict[str, list[Row]]]:
+    """The parts of an architecture with their counts, and the tree of modules inside each.
+
+    Returns ({name, parts: [{name, params, published, source}], total_params}, trees by part name); a tree is a
+    list of {name, kind, shape, params, repeat, children} in which equal neighbours are one node.
+    """
+    built = build(config, "meta")
+    rows: list[Row] = []
+    for name, part in config.parts():
+        published = part.published
+        rows.append(
+            {
+                "name": name,
+                "params": parameters(built[name]),
+                "published": published.params if published else None,
+                "source": published.source if published else None,
+            }
+        )
+    record = {"name": config.name, "parts": rows, "total_params": sum(row["params"] for row in rows)}
+    return record, {name: _tree(module) for name, module in built.items()}
+
+
+def _tree(module: nn.Module) -> list[Row]:
+    nodes: list[Row] = []
+    for name, child in module.named_children():
+        node = {
+            "name": name,
+            "kind": type(child).__name__,
+            "shape": [list(p.shape) for n, p in child.named_parameters(recurse=False) if n == "weight"][:1],
+            "params": parameters(child),
+            "repeat": 1,
+            "children": _tree(child),
+        }
+        node["shape"] = node["shape"][0] if node["shape"] else []
+        last = nodes[-1] if nodes else None
+        if last and name.isdecimal() and all(last[key] == node[key] for key in ("kind", "params", "children")):
+            last["repeat"] += 1
+            last["name"] = f"{last['name'].partition('-')[0]}-{name}"
+        else:
+            nodes.append(node)
+    return nodes

@@ -1,0 +1,77 @@
+"""Which steps of a loop are run in its place, and what each of them weighs.
+
+For work affine in the step, the knots 0 = k0 < k1 < ... = n - 1 with weights (m + 1) / 2 to the left and
+(m - 1) / 2 to the right end of each interval of m steps, plus 1 at the last step, give the exact sum over
+all steps: weights are halves, so sums stay exact rationals. Time is not affine (tiles, waves, launches), so
+intervals are halved until the middle lies on the line between the ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from minimodels.sim.call import Call
+
+TOLERANCE = 0.005  # of a step's time: the middle of an interval against the line between its ends
+MAX_KNOTS = 17
+
+
+def weights(knots: Sequence[int]) -> list[float]:
+    """The weight of each knot, for knots sorted from 0 to the last step."""
+    result = [0.0] * len(knots)
+    for index, (left, right) in enumerate(zip(knots, knots[1:], strict=False)):
+        result[index] += (right - left + 1) / 2
+        result[index + 1] += (right - left - 1) / 2
+    result[-1] += 1
+    return result
+
+
+def visit(
+    calls: list[Call], n: int, growth: str, estimate: Callable[[Sequence[Call]], float] | None, full: bool
+) -> Iterator[int]:
+    """Yield the steps to run; what a step appends to `calls` is reordered and weighted when the loop ends."""
+    begin = len(calls)
+    segments: dict[int, list[Call]] = {}
+
+    def run(step: int) -> Iterator[int]:
+        start = len(calls)
+        yield step
+        segments[step] = calls[start:]
+
+    if full or growth == "any" or n <= 2:
+        plan: Iterator[int] = iter(range(n))
+    elif growth == "constant":
+        plan = iter((0,))
+    else:
+        plan = _refine(n, segments, estimate)
+    for step in plan:
+        yield from run(step)
+    knots = sorted(segments)
+    if not knots:
+        return
+    share = [1.0] * n if len(knots) == n else [float(n)] if growth == "constant" else weights(knots)
+    del calls[begin:]
+    for step, weight in zip(knots, share, strict=True):
+        for call in segments[step]:
+            call.weight *= weight
+            call.growing = growth == "affine" and call.role in ("self", "joint")
+        calls.extend(segments[step])
+
+
+def _refine(n: int, segments: dict[int, list[Call]], estimate: Callable[[Sequence[Call]], float] | None) -> Iterator[int]:
+    yield 0
+    yield n - 1
+    if estimate is None:
+        return
+    seconds = {step: estimate(segments[step]) for step in (0, n - 1)}
+    queue = [(0, n - 1)]
+    while queue and len(seconds) < MAX_KNOTS:
+        left, right = queue.pop(0)
+        middle = (left + right) // 2
+        if middle in (left, right):
+            continue
+        yield middle
+        seconds[middle] = estimate(segments[middle])
+        line = seconds[left] + (seconds[right] - seconds[left]) * (middle - left) / (right - left)
+        if abs(seconds[middle] - line) > TOLERANCE * seconds[middle]:
+            queue += [(left, middle), (middle, right)]

@@ -1,0 +1,294 @@
+"""Plots of one or more Profiles: one function per kind, each returning a matplotlib Figure.
+
+Every number drawn is derived from the profiles (`minimodels.sim.views`). A category has one colour in all
+plots; simulated bars are hatched, measured ones plain. What has an unknown time is not drawn, and the plot
+says so. matplotlib is imported when a plot is made, not before.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minimodels.sim import units, views
+from minimodels.sim.files import write_whole
+from minimodels.sim.profile import CATEGORIES, Profile
+from minimodels.sim.views import AttentionCall, Totals
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EXTENSIONS = (".png", ".svg", ".pdf")
+HATCH = {"simulated": "//", "measured": ""}
+ROLES = {"self": "#0072B2", "cross": "#D55E00", "spatial": "#009E73", "temporal": "#CC79A7", "joint": "#E69F00"}
+STAGES = ("#D9D9D9", "#A6A6A6", "#C2C2C2", "#7F7F7F")  # greys: colours are for categories and roles
+MARKERS = "os^Dvp*Xh<>"
+MANY = 5000  # points from which on a vector picture holds them as pixels
+
+
+def check_extension(path: Path) -> None:
+    """Say now, before any work, whether a plot can be written as `path`.
+
+    Raises:
+        ValueError: the extension is none of a known picture format.
+    """
+    if Path(path).suffix.lower() not in EXTENSIONS:
+        raise ValueError(f"cannot write a plot as {Path(path).name!r}: the name must end in {', '.join(EXTENSIONS)}")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `figure` to `path` whole or not at all; the same figure gives the same bytes.
+
+    Raises:
+        ValueError: the extension is unknown, or the file cannot be written.
+    """
+    import matplotlib
+
+    check_extension(path)
+    kind = Path(path).suffix.lower().removeprefix(".")
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    data = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "minimodels"}):
+        figure.savefig(data, format=kind, dpi=160, metadata=dates)
+    write_whole(path, data.getvalue())
+
+
+def _figure(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure 8 inches wide with `rows` panels under each other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), layout="constrained")
+    panels = figure.subplots(rows, 1, squeeze=False)[:, 0].tolist()
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _legend(figure: Figure, handles: Sequence[Any], columns: int = 5) -> None:
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)), frameon=False)
+
+
+def _patch(name: str, colour: str, hatch: str = "") -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour, edgecolor="white" if colour != "white" else "black", hatch=hatch, label=name)
+
+
+def _untimed(profile: Profile) -> str:
+    """A note on the operators that cannot be drawn, empty if there are none."""
+    missing = views.totals(profile.ops).untimed
+    return f" ({missing} of {len(profile.ops)} operators have no time and are not drawn)" if missing else ""
+
+
+def _stack(axes: Axes, y: float, parts: dict[str, Totals], source: str, factor: float, least: float) -> None:
+    """One bar of seconds stacked by category; segments longer than `least` carry their share."""
+    whole, left = math.fsum(part.known_seconds for part in parts.values()), 0.0
+    look: dict[str, Any] = {"height": 0.8, "hatch": HATCH[source], "edgecolor": "white", "linewidth": 0.5}
+    for name, part in parts.items():
+        width = part.known_seconds
+        axes.barh(y, width / factor, left=left / factor, color=units.COLOURS[name], **look)
+        if whole and width > least:
+            place = ((left + width / 2) / factor, y)
+            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+            axes.annotate(units.percent(width / whole), place, ha="center", va="center", fontsize=8, bbox=box)
+        left += width
+    axes.annotate(units.seconds(whole), (left / factor, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def _title(what: str, profiles: Sequence[Profile]) -> str:
+    """`what`, and the source and the device where all profiles share them."""
+    sources = {profile.source for profile in profiles}
+    places = {profile.device["title"] for profile in profiles}
+    shared = [*(sources if len(sources) == 1 else ()), *(f"on {place}" for place in places if len(places) == 1)]
+    return f"{what}, {' '.join(shared)}" if shared else what
+
+
+def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dict[str, Totals]]]) -> Figure:
+    """Under the name of each profile, a stacked bar of seconds for each part of its group."""
+    lengths = [math.fsum(part.known_seconds for part in parts.values()) for bars in groups for parts in bars.values()]
+    longest = max(lengths, default=0.0)
+    factor, prefix = units.scale(longest, highest=0)
+    figure, (axes,) = _figure(1.3 + 0.4 * len(lengths) + 0.4 * len(profiles))
+    ticks: dict[float, str] = {}
+    y = 0.0
+    for profile, name, bars in zip(profiles, units.labels(profiles), groups, strict=True):
+        axes.text(0, y - 0.5, name + _untimed(profile), va="bottom", fontsize=10, fontweight="bold")
+        for bar, parts in bars.items():
+            _stack(axes, y, parts, profile.source, factor, longest / 12)
+            ticks[y] = bar.replace("_", " ")
+            y += 1
+        y += 0.9
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.set(ylim=(y - 1.3, -1.1), xlim=(0, 1.12 * (longest or 1) / factor), xlabel=f"time ({prefix}s)")
+    axes.set_title(_title(what, profiles))
+    used = {name for bars in groups for parts in bars.values() for name in parts}
+    patches = [_patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
+    sources = sorted({profile.source for profile in profiles})
+    _legend(figure, patches + [_patch(source, "white", HATCH[source]) for source in sources])
+    return figure
+
+
+def breakdown(profiles: Sequence[Profile]) -> Figure:
+    """Time by category in both readings: a pair of stacked bars per profile."""
+    groups = [{reading: views.by_category(p, reading) for reading in views.READINGS} for p in profiles]
+    return _bars("Time by category", profiles, groups)
+
+
+def stages(profiles: Sequence[Profile]) -> Figure:
+    """Time of each stage, stacked by category (core): a bar per stage and profile."""
+    groups = [{stage.name: views.by_category(p, "core", stage.name) for stage in p.stages} for p in profiles]
+    return _bars("Time by stage and category (core)", profiles, groups)
+
+
+Point = tuple[str, float, float]  # category, FLOPs per byte, FLOP/s
+
+
+def _points(profile: Profile) -> dict[Point, float]:
+    """Where the operators lie in the roofline, with their seconds; equal to 2 % means one point."""
+    found: dict[Point, float] = {}
+    for op in profile.ops:
+        moved = op.bytes_read + op.bytes_written
+        if op.flops and moved and op.device_seconds:
+            place = (round(math.log10(op.flops / moved), 2), round(math.log10(op.flops / op.device_seconds), 2))
+            key = (op.category, 10 ** place[0], 10 ** place[1])
+            found[key] = found.get(key, 0.0) + op.weight * op.device_seconds
+    return found
+
+
+def _roof(axes: Axes, device: dict[str, Any], left: float, right: float, style: str) -> None:
+    """The bandwidth slope and the peak of `device`, from `left` to `right` FLOPs per byte."""
+    peak, slope = device["peak_flops"], device["bandwidth"]
+    ridge = peak / slope
+    rates = f"{units.si(peak, 'FLOP/s')}, {units.si(slope, 'B/s')}"
+    text = f"{device['title']}: {rates}, ridge at {units.digits(ridge)} FLOP/B"
+    xs = [left, min(max(ridge, left), right), right]
+    axes.plot(xs, [min(peak, slope * x) for x in xs], style, color="black", lw=1.2, label=text, zorder=1)
+
+
+def roofline(profiles: Sequence[Profile]) -> Figure:
+    """Operators under the roof of their device; area is time, colour category, shape profile.
+
+    Raises:
+        ValueError: the peak or the bandwidth of a device is unknown.
+    """
+    from matplotlib.lines import Line2D
+
+    roofs = {profile.device["title"]: profile.device for profile in profiles}
+    for title, device in roofs.items():
+        if not device.get("peak_flops") or not device.get("bandwidth"):
+            raise ValueError(f"no roofline: peak FLOP/s or bandwidth of {title} is unknown to the profile")
+    found = [_points(profile) for profile in profiles]
+    ridges = [device["peak_flops"] / device["bandwidth"] for device in roofs.values()]
+    xs = [point[1] for points in found for point in points] + ridges
+    figure, (axes,) = _figure(6)
+    for device, style in zip(roofs.values(), ["-", "--", ":", "-."] * len(roofs), strict=False):
+        _roof(axes, device, min(xs) / 2, max(xs) * 3, style)
+    names, shapes = units.labels(profiles), MARKERS * len(profiles)
+    handles = list(axes.get_lines())
+    for profile, points, shape, name in zip(profiles, found, shapes, names, strict=False):
+        whole = math.fsum(points.values())
+        sizes = [12 + 500 * seconds / whole for seconds in points.values()]
+        colours = [units.COLOURS[point[0]] for point in points]
+        x, y = [point[1] for point in points], [point[2] for point in points]
+        axes.scatter(x, y, sizes, colours, marker=shape, alpha=0.75, edgecolors="black", linewidths=0.4, zorder=2)
+        text = name + _untimed(profile)
+        handles.append(Line2D([], [], ls="", marker=shape, mfc="white", mec="black", label=text))
+    axes.set(xscale="log", yscale="log", xlabel="arithmetic intensity (FLOP/B)", ylabel="achieved (FLOP/s)")
+    axes.set_title(_title("Roofline (area: share of device time)", profiles))
+    used = {point[0] for points in found for point in points}
+    handles += [_patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
+    _legend(figure, handles, columns=2)
+    return figure
+
+
+def memory(profiles: Sequence[Profile]) -> Figure:
+    """Bytes in use over the calls, coloured by stage, with the weights and the capacity of the device."""
+    figure, panels = _figure(0.6 + 3.4 * len(profiles), len(profiles))
+    for axes, profile, name in zip(panels, profiles, units.labels(profiles), strict=True):
+        facts, capacity = profile.memory, profile.device.get("memory_bytes") or 0
+        shown = max(facts.peak, capacity if capacity < 20 * facts.peak else 0)
+        factor, prefix = units.scale(shown)
+        for i, (stage, points) in enumerate(views.timelines(profile).items()):
+            xs, ys = [x for x, _ in points], [y / factor for _, y in points]
+            look: dict[str, Any] = {"color": STAGES[i % len(STAGES)], "rasterized": len(xs) > MANY, "linewidth": 0}
+            axes.fill_between([*xs, xs[-1] + 1], [*ys, ys[-1]], step="post", label=stage.replace("_", " "), **look)
+        axes.axhline(facts.weights / factor, color="black", ls=":", label=f"weights, {units.size(facts.weights)}")
+        if capacity:
+            text = f"{profile.device['title']}, {units.size(capacity)}"
+            inside = shown >= capacity
+            level = [capacity / factor] * 2 if inside else []
+            label = text if inside else f"{text} (off the axis)"
+            axes.plot([0, 1] if inside else [], level, "k--", transform=axes.get_yaxis_transform(), label=label)
+        axes.set(xlabel="operator, in call order", ylabel=f"memory in use ({prefix}B)", ylim=(0, 1.06 * shown / factor))
+        axes.set_title(f"{name}: peak {units.size(facts.peak)}", fontsize=10, fontweight="bold", loc="left")
+        axes.margins(x=0)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
+    figure.suptitle(_title("Memory over the run", profiles))
+    return figure
+
+
+def _lengths(calls: Sequence[AttentionCall], role: str) -> tuple[list[float], list[float], list[float]]:
+    """Call numbers, query and key lengths of one role; a gap (nan) wherever the stage changes."""
+    rows: list[tuple[float, float, float]] = []
+    mine = [(x, call) for x, call in enumerate(calls) if call.facts.role == role]
+    for (x, call), (_, after) in itertools.zip_longest(mine, mine[1:], fillvalue=(0, None)):
+        assert call is not None
+        lengths = (call.facts.query_length, call.facts.key_length)
+        rows.append((x, *lengths))
+        if after is None or after.stage != call.stage:
+            rows += [(x + 1, *lengths), (x + 1, math.nan, math.nan)]
+    xs, queries, keys = (list(column) for column in zip(*rows, strict=True))
+    return xs, queries, keys
+
+
+def seqlen(profiles: Sequence[Profile]) -> Figure:
+    """Query and key length of every attention call in order: colour is the role; a broad line keys, a thin one queries.
+
+    Raises:
+        ValueError: a profile has no attention.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
+    figure, panels = _figure(0.8 + 3.0 * len(profiles), len(profiles))
+    roles: set[str] = set()
+    for axes, profile, name in zip(panels, profiles, units.labels(profiles), strict=True):
+        calls = views.attention_calls(profile)
+        if not calls:
+            raise ValueError(f"no sequence lengths: {name} calls no attention")
+        present = [role for role in ROLES if any(call.facts.role == role for call in calls)]
+        for i, role in enumerate(present):
+            xs, queries, keys = _lengths(calls, role)
+            look: dict[str, Any] = {"color": ROLES[role], "drawstyle": "steps-post", "rasterized": len(xs) > MANY}
+            dashes = (4.0 * i, (4.0, 4.0 * (len(present) - 1)))  # roles of one length take turns on the line
+            axes.plot(xs, keys, lw=5, alpha=0.4, solid_capstyle="butt", **look)
+            axes.plot(xs, queries, lw=1.5, ls=dashes if len(present) > 1 else "-", **look)
+        roles.update(present)
+        lengths = [length for call in calls for length in (call.facts.query_length, call.facts.key_length)]
+        axes.set_yscale("log", base=2)
+        axes.set_ylim(min(lengths) / 1.5, max(lengths) * 1.5)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        run = units.count(sum(call.executions for call in calls))
+        axes.set(xlabel=f"attention call, in order ({len(calls):,} listed, {run} in the whole run)", ylabel="tokens")
+        axes.set_title(name, fontsize=10, fontweight="bold", loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(_title("Sequence lengths of attention", profiles))
+    handles: list[Any] = [_patch(f"{role} attention", colour) for role, colour in ROLES.items() if role in roles]
+    handles += [Line2D([], [], lw=5, alpha=0.4, color="black", label="key length")]
+    handles += [Line2D([], [], lw=1.5, color="black", label="query length")]
+    _legend(figure, handles)
+    return figure
+
+
+KINDS: dict[str, Callable[[Sequence[Profile]], Figure]] = {
+    "breakdown": breakdown,
+    "roofline": roofline,
+    "memory": memory,
+    "seqlen": seqlen,
+    "stages": stages,
+}

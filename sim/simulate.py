@@ -1,0 +1,162 @@
+"""Predict the profile of an architecture on a GPU that need not be there.
+
+The real modules are built on `meta`, their pipeline is walked, every operator is priced by the device's cost
+model, and the result is a `Profile` like a measured one.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from minimodels.config import Config
+from minimodels.kernels.attention import attention_backend
+from minimodels.pipelines import example_input, generate
+from minimodels.run import DTYPES, Run, build
+from minimodels.sim import device as devices
+from minimodels.sim.call import Call, Timing
+from minimodels.sim.cost import predict
+from minimodels.sim.memory import account
+from minimodels.sim.profile import Attention, Op, Profile, Stage
+from minimodels.sim.progress import Advance, silent
+from minimodels.sim.trace import Walk
+
+BUCKET = 256  # tokens: a CUDA graph is captured per cache length rounded up to this
+
+
+def simulate(config: Config, run: Run | None = None, progress: Advance = silent) -> Profile:
+    """The predicted profile of one inference of `config`.
+
+    run: device name, batch, dtype, attention backend, mode; defaults as in `Run`. progress: told of every step.
+
+    Raises:
+        ValueError: unknown device, a dtype the device lacks, or a pinned backend that cannot do a call.
+    """
+    run = run or Run()
+    device = devices.load(run.device)
+    if run.dtype not in device.datasheet.flops:
+        raise ValueError(f"{device.name} has no rate for {run.dtype}; it has {', '.join(device.datasheet.flops)}")
+    walk = walk_config(config, run, device, progress)
+    timings = predict(_priced(walk.calls, run), device, run.mode)
+    memory, weights = account(walk, run)
+    ops, order = merge(walk.calls, timings)
+    return Profile(
+        source="simulated",
+        config=config.model_dump(mode="json"),
+        run=run.model_dump(mode="json") | config.run.model_dump(mode="json"),
+        environment={"torch": torch.__version__, "python": platform.python_version()},
+        device={
+            "name": device.name,
+            "title": device.title,
+            "memory_bytes": device.datasheet.memory_bytes,
+            "bandwidth": device.datasheet.bandwidth,
+            "peak_flops": device.peak_flops(run.dtype),
+            "provenance": device.constants.provenance,
+        },
+        stages=stages(ops),
+        memory=memory.finish(order, weights, device.datasheet.memory_bytes),
+        ops=tuple(ops),
+        calls=tuple(order),
+    )
+
+
+def walk_config(config: Config, run: Run, device: devices.Device, progress: Advance = silent) -> Walk:
+    """Walk the pipeline of `config` for a device; loops choose their knots by its predicted times."""
+
+    def estimate(calls: Sequence[Call]) -> float:
+        return sum(t.device_seconds + t.gap_seconds for t in predict(_priced(calls, run), device, run.mode))
+
+    parts = build(config, "meta", DTYPES[run.dtype])
+    tokens = example_input(config, run.batch, "meta")
+    walk = Walk(parts, estimate=estimate, full=run.full, progress=progress)
+    with attention_backend(run.attention, device.arch), torch.inference_mode(), walk:
+        walk.hold(tokens)
+        generate(config, parts, tokens)
+    return walk
+
+
+def _priced(calls: Sequence[Call], run: Run) -> list[Call]:
+    """The calls as their kernels run: a CUDA graph reads its whole cache bucket, filled or not."""
+    if run.mode == "eager":
+        return list(calls)
+    return [_bucketed(call, run.full) if call.growing else call for call in calls]
+
+
+def _bucketed(call: Call, exact: bool) -> Call:
+    attention, work = call.attention, call.work
+    if attention is None or attention.query_length > 1 or work.kernel not in ("attention", "gemm"):
+        return call
+    # Between two knots the rest of the bucket is uniform: its mean stands for it.
+    unused = -attention.key_length % BUCKET if exact else (BUCKET - 1) / 2
+    itemsize = torch.empty(0, dtype=DTYPES[call.dtype]).element_size()
+    tensors = 2 if work.kernel == "attention" else 1
+    extra = round(unused * tensors * attention.batch * attention.kv_heads * attention.head_dim * itemsize)
+    return replace(call, work=replace(work, bytes_read=work.bytes_read + extra))
+
+
+def merge(calls: Sequence[Call], timings: Sequence[Timing] | None) -> tuple[list[Op], list[int]]:
+    """Ops in order of first appearance, and the calls as indices into them; times are means over the calls."""
+    groups: dict[Any, list[int]] = {}
+    for index, call in enumerate(calls):
+        key = (call.stage, call.scope, call.name, call.shapes, call.dtype, call.weight, call.work, call.attention)
+        groups.setdefault(key, []).append(index)
+    order = [0] * len(calls)
+    ops = []
+    for number, members in enumerate(groups.values()):
+        for index in members:
+            order[index] = number
+        ops.append(_op(calls[members[0]], len(members), None if timings is None else [timings[i] for i in members]))
+    return ops, order
+
+
+def _op(call: Call, count: int, timings: list[Timing] | None) -> Op:
+    work = call.work
+    attention = None
+    if call.attention is not None:
+        attention = Attention.model_construct(role=call.role or "self", **asdict(call.attention))
+    times: dict[str, Any] = dict.fromkeys(("device_seconds", "host_seconds", "gap_seconds", "provenance", "bound"))
+    if timings is not None:
+        times = {
+            "device_seconds": sum(t.device_seconds for t in timings) / count,
+            "host_seconds": sum(t.host_seconds for t in timings) / count,
+            "gap_seconds": sum(t.gap_seconds for t in timings) / count,
+            "provenance": timings[0].provenance,
+            "bound": timings[0].bound,
+        }
+    return Op(
+        stage=call.stage,
+        scope=call.scope,
+        module=call.module,
+        category=call.category,  # type: ignore[arg-type]
+        name=call.name,
+        shapes=call.shapes,
+        dtype=call.dtype,
+        weight=call.weight * count,
+        flops=work.flops,
+        bytes_read=work.bytes_read,
+        bytes_written=work.bytes_written,
+        launches=work.launches,
+        attention=attention,
+        **times,
+    )
+
+
+def stages(ops: Sequence[Op], wall: dict[str, float] | None = None) -> tuple[Stage, ...]:
+    """Totals per stage, in order of appearance; `wall` holds measured wall-clock seconds by stage."""
+    found: dict[str, list[Op]] = {}
+    for op in ops:
+        found.setdefault(op.stage, []).append(op)
+    result = []
+    for name, members in found.items():
+        seconds = None
+        if all(op.device_seconds is not None and op.gap_seconds is not None for op in members):
+            seconds = sum(op.weight * (op.device_seconds + op.gap_seconds) for op in members)  # type: ignore[operator]
+        launches = sum(op.weight * op.launches for op in members)
+        result.append(
+            Stage(name=name, seconds=seconds, wall_seconds=wall[name] if wall else seconds, launches=launches)
+        )
+    return tuple(result)

@@ -1,0 +1,298 @@
+"""What the terminal shows: profiles, comparisons, devices and models as rich renderables.
+
+Every function returns something for `console().print`. All fit 80 columns; nothing is said by colour
+alone, so that a pipe, a log or NO_COLOR loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import IO, Any, Literal
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from minimodels.sim import device as devices
+from minimodels.sim import units, views
+from minimodels.sim.profile import Profile
+from minimodels.sim.views import Totals
+
+By = Literal["stage", "category", "module"]
+LETTERS = dict(zip(units.COLOURS, "ACLNEBMXO", strict=True))
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """The console to print on: stdout unless `file` is given; names are printed as they are."""
+    return Console(file=file, highlight=False, markup=False, emoji=False)
+
+
+def _table(first: str, *numbers: str) -> Table:
+    """A table of one column of names and right-aligned columns of numbers."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    table.add_column(first, overflow="fold")
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    return table
+
+
+def _at_least(known: str, complete: bool) -> str:
+    return known if complete else f"≥ {known}"
+
+
+def _cells(part: Totals, whole: Totals) -> list[str]:
+    """Time, share, FLOPs, bytes and arithmetic intensity of a part; lower bounds where something is unknown."""
+    return [
+        _at_least(units.seconds(part.known_seconds), part.seconds is not None),
+        _percent(views.share(part, whole)),
+        _at_least(units.flops(part.known_flops), part.flops is not None),
+        units.size(part.bytes),
+        "-" if part.intensity is None else units.digits(part.intensity),
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else units.percent(value)
+
+
+def _by_time(parts: Mapping[str, Totals]) -> dict[str, Totals]:
+    return dict(sorted(parts.items(), key=lambda item: -item[1].known_seconds))
+
+
+def detail(profile: Profile, by: By = "stage") -> Table:
+    """Time, share, FLOPs, bytes, FLOPs per byte (and, by stage, peak memory) of each part, and of all."""
+    peaks = views.stage_peaks(profile)
+    parts = {
+        "stage": lambda: views.by_stage(profile),
+        "category": lambda: _by_time(views.by_category(profile)),
+        "module": lambda: _by_time(views.by_module(profile)),
+    }[by]()
+    memory = ["Peak mem"] if by == "stage" else []
+    table = _table(by.capitalize(), "Time", "Share", "FLOPs", "Bytes", "FLOP/B", *memory)
+    whole = views.totals(profile.ops)
+    for name, part in parts.items():
+        peak = ["-" if peaks[name] is None else units.size(peaks[name])] if memory else []
+        table.add_row(name, *_cells(part, whole), *peak)
+    table.add_section()
+    table.add_row("all", *_cells(whole, whole), *([units.size(profile.memory.peak)] if memory else []))
+    return table
+
+
+def categories(profile: Profile) -> Table:
+    """Time and share of each category in both readings, side by side."""
+    whole = views.totals(profile.ops)
+    core, module = (views.by_category(profile, reading) for reading in views.READINGS)
+    table = _table("Category", "Time, core", "Share, core", "Time, module", "Share, module")
+    for name in _by_time(core | module):
+        cells = [_cells(reading[name], whole)[:2] if name in reading else ["-", "-"] for reading in (core, module)]
+        table.add_row(name, *cells[0], *cells[1])
+    return table
+
+
+class Bars:
+    """Two bars over the width of the terminal, one per reading, stacked by category, and their legend."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.whole = views.totals(profile.ops)
+        self.parts = {reading: views.by_category(profile, reading) for reading in views.READINGS}
+        self.order = list(_by_time(self.parts["core"] | self.parts["module"]))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self.whole.seconds:
+            return
+        width = min(options.max_width, 120) - len("module ")
+        for reading, parts in self.parts.items():
+            line, drawn, ends = Text(f"{reading:7}"), 0, 0.0
+            for name in self.order:
+                ends += parts[name].known_seconds / self.whole.seconds if name in parts else 0.0
+                length = max(0, round(ends * width) - drawn)
+                line.append(LETTERS[name] * length, style=f"{units.COLOURS[name]} on {units.COLOURS[name]}")
+                drawn += length
+            yield line
+        legend = Text(" " * len("module "))
+        for name in self.order:
+            legend.append(LETTERS[name], style=f"{units.COLOURS[name]} on {units.COLOURS[name]}")
+            legend.append(f" {name}  ")
+        yield legend
+
+
+def _heading(profile: Profile) -> list[str]:
+    """What ran, on what, measured or simulated; the settings in force; what a user counts in."""
+    where = f"on {profile.device['title']}"
+    provenance = views.grouped(profile.ops, lambda op: op.provenance or "unknown")
+    kinds = " and ".join(_by_time(provenance)) if profile.source == "simulated" else ""
+    how = f"SIMULATED {where} (times: {kinds} constants)" if kinds else f"measured {where}"
+    first = [key for key in ("device", "attention", "dtype", "batch", "mode") if key in profile.run]
+    settings = {key: profile.run[key] for key in dict.fromkeys([*first, *profile.run])}
+    hidden = ("seed", "warmup", "repeats") if profile.source == "simulated" else ()
+    shown = ((key.replace("_", " "), value) for key, value in settings.items() if key not in hidden)
+    written = [key if value is True else f"{key} {value}" for key, value in shown if value not in (None, False)]
+    return [f"{profile.config['name']}: {how}", ", ".join(written), "", ", ".join(_headline(profile))]
+
+
+def _headline(profile: Profile) -> Iterable[str]:
+    peak = profile.device.get("bandwidth")
+    for quantity in views.headline(profile):
+        value = _at_least(units.written(quantity.value, quantity.unit), not quantity.at_least)
+        if quantity.unit == "B/s" and quantity.value is not None and peak:
+            value += f" ({units.percent(quantity.value / peak)} of {units.si(peak, 'B/s')})"
+        yield value if quantity.unit.startswith("s/") else f"{quantity.label} {value}"
+
+
+def fit(profile: Profile) -> str:
+    """Whether the run fits the device's memory, and if not, the smallest listed GPU that it fits."""
+    need, have = profile.memory.peak, profile.device.get("memory_bytes")
+    if profile.memory.fits is None or have is None:
+        return f"needs {units.size(need)}; the memory of the device is unknown"
+    if profile.memory.fits:
+        return f"fits: needs {units.size(need)} of {units.size(have)}"
+    other = views.smallest_device(need, above=have)
+    hint = "no listed GPU holds it"
+    if other is not None:
+        hint = f"the smallest listed GPU that holds it is {other.title} ({units.size(other.datasheet.memory_bytes)})"
+    return f"does not fit: needs {units.size(need)} of {units.size(have)}; {hint}"
+
+
+def _facts(profile: Profile) -> list[str]:
+    """Memory, attention backends and what is unknown, a line each; then the sentences."""
+    memory = profile.memory
+    lines = [f"Memory: {fit(profile)}."]
+    if memory.peak_op is not None:
+        op = profile.ops[memory.peak_op]
+        lines[0] += f" Peak: {op.name} in {views.place(op)}."
+    lines.append(f"Weights take {units.size(memory.weights)}, the KV cache {units.size(memory.kv_cache)}.")
+    backends = views.attention_backends(profile)
+    if backends:
+        lines.append(f"Attention calls: {', '.join(f'{units.count(n)} {name}' for name, n in backends.items())}.")
+    unknown = {
+        "No FLOP formula": views.named(profile.unmodelled()),
+        "No time": views.named(op for op in profile.ops if views.op_seconds(op) is None),
+    }
+    for what, names in unknown.items():
+        if names:
+            lines.append(f"{what}: {', '.join(f'{name} ({units.count(n)} times)' for name, n in names.items())}.")
+    wall, device = views.elapsed(profile), views.totals(profile.ops).seconds
+    if wall and device and abs(wall - device) > 0.01 * wall:
+        lines.append(f"Wall clock, unprofiled: {units.seconds(wall)}; the operators add up to {units.seconds(device)}.")
+    return [*lines, "", " ".join(views.sentences(profile))]
+
+
+def profile_summary(profile: Profile, by: By = "stage") -> Group:
+    """All that `minibench profile` prints; `by` selects the first table."""
+    heading, facts = (Text("\n".join(lines)) for lines in (_heading(profile), _facts(profile)))
+    space = Text()
+    heading.highlight_regex(r"\A.*", "bold")
+    readings = Text("core: the operator itself; module: all inside an attention block is Attention")
+    parts = (detail(profile, by), categories(profile), Group(readings, space, Bars(profile)), facts)
+    return Group(heading, *(piece for part in parts for piece in (space, part)))
+
+
+Known = tuple[Any, bool]  # a number, and whether it is the whole of it
+
+
+def _compared(table: Table, title: str, columns: Sequence[Mapping[str, Known]], write: Callable[[Any], str]) -> None:
+    """Rows of one quantity, the biggest of any profile first, with ratios to the first profile."""
+    names = dict.fromkeys(name for column in columns for name in column)
+    size = {name: max(column[name][0] for column in columns if name in column) for name in names}
+    table.add_section()
+    table.add_row(Text(title, style="bold"))
+    for name in sorted((name for name in names if size[name]), key=lambda name: -size[name]):
+        first = columns[0].get(name, (None, False))
+        cells = [_at_least(write(first[0]), first[1]) if name in columns[0] else "-"]
+        for value, complete in (column.get(name, (None, False)) for column in columns[1:]):
+            ratio = units.times(value / first[0]) if complete and first[1] and first[0] else "-"
+            between = " " if len(columns) <= 3 else "\n"
+            cells.append("-" if value is None else f"{_at_least(write(value), complete)}{between}{ratio:>6}")
+        table.add_row(name, *cells)
+
+
+def _compared_sums(profiles: Sequence[Profile], table: Table) -> None:
+    """Time, FLOPs and bytes: the whole, by stage, by category."""
+    fields: dict[str, tuple[Callable[[Totals], Known], Callable[[Any], str]]] = {
+        "Time": (lambda part: (part.known_seconds, not part.untimed), units.seconds),
+        "FLOPs": (lambda part: (part.known_flops, not part.unmodelled), units.flops),
+        "Bytes": (lambda part: (part.bytes, True), units.size),
+    }
+    whole = [{"all": views.totals(p.ops)} for p in profiles]
+    splits = {
+        "stage": [all_ | views.by_stage(p) for all_, p in zip(whole, profiles, strict=True)],
+        "category": [views.by_category(p) for p in profiles],
+    }
+    for quantity, (field, write) in fields.items():
+        for what, sums in splits.items():
+            columns = [{name: field(part) for name, part in column.items()} for column in sums]
+            _compared(table, f"{quantity} by {what}", columns, write)
+
+
+def _memory(profile: Profile) -> dict[str, Known]:
+    memory = profile.memory
+    peaks = {f"peak in {name}": (peak, True) for name, peak in views.stage_peaks(profile).items() if peak is not None}
+    return {"peak": (memory.peak, True), "weights": (memory.weights, True), "KV cache": (memory.kv_cache, True)} | peaks
+
+
+def compare(profiles: Sequence[Profile]) -> Group:
+    """Two or more profiles side by side: time, FLOPs, bytes and memory per stage and category, with ratios."""
+    texts = units.labels(profiles)
+    letters = [chr(ord("A") + i) if i < 26 else f"P{i + 1}" for i in range(len(texts))]
+    table = _table("", *letters)
+    for column in table.columns:
+        column.no_wrap = len(profiles) <= 3
+    _compared_sums(profiles, table)
+    _compared(table, "Memory", [_memory(profile) for profile in profiles], units.size)
+    legend = [f"{letter}  {text}: {fit(p)}" for letter, text, p in zip(letters, texts, profiles, strict=True)]
+    legend.append("Ratios are to A; categories are the operators' own (core).")
+    return Group(Text("\n".join(legend)), Text(), table)
+
+
+def device_list(listed: Iterable[devices.Device]) -> Table:
+    """The GPUs that can be simulated, smallest memory first."""
+    table = _table("Device", "Memory", "Bandwidth", "bfloat16", "float32", "Constants")
+    for d in sorted(listed, key=lambda d: (d.datasheet.memory_bytes, d.name)):
+        sheet = d.datasheet
+        memory = [units.size(sheet.memory_bytes), units.si(sheet.bandwidth, "B/s")]
+        peaks = [units.si(sheet.flops.get("bfloat16"), "FLOP/s"), units.si(sheet.flops.get("float32"), "FLOP/s")]
+        table.add_row(d.name, *memory, *peaks, d.constants.provenance)
+    return table
+
+
+def model_list(models: Iterable[Mapping[str, Any]]) -> Table:
+    """The named architectures: rows of {name, family, params, paper}."""
+    table = _table("Model", "Parameters")
+    table.add_column("Family")
+    table.add_column("Paper", overflow="fold")
+    for model in models:
+        table.add_row(model["name"], units.params(model["params"]), model["family"], model["paper"])
+    return table
+
+
+def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, Any]]]) -> Group:
+    """The parts of an architecture beside the published counts, then the tree of each part's modules.
+
+    record: {name, parts: [{name, params, published, source}], total_params}; trees: by part, the modules
+    inside as [{name, kind, shape, params, repeat, children}], equal neighbours being one with a repeat.
+    """
+    table = _table("Part", "Parameters", "Published", "Off by")
+    table.add_column("Source", overflow="fold")
+    for part in record["parts"]:
+        params, published = part["params"], part["published"]
+        off = f"{100 * (params / published - 1):+.2f} %" if published else "-"
+        table.add_row(part["name"], f"{params:,}", units.params(published) if published else "-", off, part["source"])
+    table.add_section()
+    table.add_row("all", f"{record['total_params']:,}")
+    parts: list[RenderableType] = [Text(record["name"]), Text(), table]
+    for name, children in trees.items():
+        tree = Tree(name, guide_style="dim")
+        _grow(tree, children)
+        parts += [Text(), tree]
+    return Group(*parts)
+
+
+def _grow(tree: Tree, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Hang `nodes` and all below them on `tree`."""
+    for node in nodes:
+        shape = f" {' x '.join(map(str, node['shape']))}" if node["shape"] else ""
+        repeat = f"{node['repeat']} x " if node["repeat"] > 1 else ""
+        text = Text(f"{repeat}{node['name']}  {node['kind']}{shape}  {units.params(node['params'])}")
+        _grow(tree.add(text), node["children"])
