@@ -133,8 +133,8 @@ def profile(
         from minimodels.sim import plots
 
         plots.check_extension(picture)
-    lengths = [f"run.{key}={value}" for key in LENGTHS if (value := options.pop(key)) is not None]
-    result = _profile(loader.load(name, [*overrides, *lengths]), options)
+    lengths = {key: options.pop(key) for key in LENGTHS}
+    result = _profile(loader.load(name, overrides, lengths), options)
     if out:
         result.save(out)
     if picture:
@@ -182,6 +182,18 @@ def devices(as_json: bool) -> None:
 
     listed = [device.load(name) for name in device.names()]
     _show([one.model_dump(mode="json") for one in listed] if as_json else tables.device_list(listed))
+
+
+@main.command()
+@click.argument("truth", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def validate(truth: Path | None, as_json: bool) -> None:
+    """Predictions beside public measurements: those shipped, or a CSV file TRUTH with the same columns."""
+    from minimodels.sim import accuracy_table
+    from minimodels.sim import validate as validation
+
+    rows = validation.validate(validation.load(truth) if truth else validation.shipped())
+    _show(accuracy_table.as_json(rows) if as_json else accuracy_table.report(rows))
 
 
 @main.command()

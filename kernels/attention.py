@@ -214,11 +214,19 @@ def _fused(
         bias, causal = bias.masked_fill(_future(n, m, q.device), float("-inf")), False
     if len(batch) != 1:
         q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
-        bias = bias if bias is None or bias.dim() <= 2 else bias.expand(*batch, *bias.shape[-3:]).reshape(-1, *bias.shape[-3:])
+    if bias is not None:
+        bias = _mask(bias, batch)
     grouped = q.shape[-3] != k.shape[-3]
     with sdpa_kernel(KERNELS[backend]):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal, scale=scale, enable_gqa=grouped)
     return out if len(batch) == 1 else out.reshape(*batch, *out.shape[-3:])
+
+
+def _mask(bias: Tensor, batch: torch.Size) -> Tensor:
+    """The bias in two or four dimensions, the only ones that torch's kernels take."""
+    if bias.dim() > 3 and len(batch) != 1:
+        return bias.expand(*batch, *bias.shape[-3:]).reshape(-1, *bias.shape[-3:])
+    return bias[None] if bias.dim() % 2 else bias
 
 
 def _ungroup(q: Tensor, x: Tensor) -> Tensor:

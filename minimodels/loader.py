@@ -26,10 +26,11 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-def load(name: str, overrides: Iterable[str] = ()) -> Config:
+def load(name: str, overrides: Iterable[str] = (), lengths: Mapping[str, int | None] | None = None) -> Config:
     """Load an architecture by name or from a `.toml` path, with `key.path=value` overrides.
 
-    name: "parti-20b", "parti-20b-config" or "path/to/mine.toml"; value: TOML, a bare word is a string.
+    name: "parti-20b", "parti-20b-config" or "path/to/mine.toml"; value: TOML, a bare word is a string;
+    lengths: run options of the architecture such as {"prompt_len": 512}, those that are None left as they are.
 
     Raises:
         ValueError: unknown name, unreadable file, invalid TOML, unknown or missing key, impossible size.
@@ -37,6 +38,9 @@ def load(name: str, overrides: Iterable[str] = ()) -> Config:
     table, title = _resolve(name)
     for override in overrides:
         _override(table, override, title)
+    for key, value in (lengths or {}).items():
+        if value is not None:
+            _set_length(table, key, value, title)
     return parse(table, title)
 
 
@@ -70,23 +74,27 @@ def json_schema() -> Table:
 def _resolve(name: str) -> tuple[Table, str]:
     if name.endswith(".toml"):
         path = Path(name)
-        table, stem = _read_file(path), path.stem
-    else:
-        stem = name.removesuffix("-config")
-        table = _read_builtin(stem)
+        return _on_base(_read_file(path), name) | {"name": path.stem}, name
+    stem = name.removesuffix("-config")
+    return _on_base(_read_builtin(stem), name) | {"name": stem}, name
+
+
+def _on_base(table: Table, title: str) -> Table:
+    """`table` merged over the built-in architecture its `base` names.
+
+    A built-in may have a base too, but that one is whole (a test holds it), so no chain is longer than two.
+    """
     base = table.pop("base", None)
-    if base is not None:
-        if not isinstance(base, str):
-            raise ValueError(f"{name}: base must be the name of a built-in architecture, not {base!r}")
-        parent = _read_builtin(base.removesuffix("-config"), asked_by=name)
-        if "base" in parent:
-            raise ValueError(f"{name}: base {base!r} itself has a base; start from {parent['base']!r}")
-        inherited = [key for key in table if _is_part(parent.get(key)) and "published" not in table[key]]
-        table = _merge(parent, table)
-        for key in inherited:  # another size is not what the authors counted
-            del table[key]["published"]
-    table.setdefault("name", stem)
-    return table, name
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise ValueError(f"{title}: base must be the name of a built-in architecture, not {base!r}")
+    parent = _on_base(_read_builtin(base.removesuffix("-config"), asked_by=title), base)
+    inherited = [key for key in table if _is_part(parent.get(key)) and "published" not in table[key]]
+    table = _merge(parent, table)
+    for key in inherited:  # another size is not what the authors counted
+        del table[key]["published"]
+    return table
 
 
 def _read_builtin(name: str, asked_by: str | None = None) -> Table:
@@ -152,6 +160,14 @@ def _override(table: Table, text: str, title: str) -> None:
                 del table[keys[0]]["published"]
         else:
             node = node[position]
+
+
+def _set_length(table: Table, key: str, value: int, title: str) -> None:
+    defaults = table.get("run")
+    if not isinstance(defaults, dict) or key not in defaults:
+        option, known = f"--{key.replace('_', '-')}", ", ".join(defaults or ()) or "none"
+        raise ValueError(f"{option}: {title} has no such length; its run options are {known}")
+    defaults[key] = value
 
 
 def _value(raw: str) -> Any:

@@ -49,8 +49,8 @@ def language_model(config: LanguageModel, parts: nn.ModuleDict, prompt: Tensor) 
     """
     decoder: Decoder = parts["language_model"]  # type: ignore[assignment]
     (batch, prompt_len), gen_len = prompt.shape, config.run.gen_len
-    tokens = torch.cat([prompt, prompt.new_zeros(batch, gen_len)], dim=1)
     with scope(STAGE, "prefill"):
+        tokens = torch.cat([prompt, prompt.new_zeros(batch, gen_len)], dim=1)
         cache = Cache(decoder.stack.empty_cache(batch, prompt_len + gen_len), ())
         last = decoder.hidden(prompt, cache)[:, -1]
         tokens[:, prompt_len] = sample_token(decoder.head(last), config.run.temperature)

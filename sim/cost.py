@@ -37,9 +37,9 @@ Mode = Literal["eager", "graph", "compiled"]
 OVERLAP = 3.0  # exponent of the rounded maximum; 2.5 to 4 fit the GEMM tables of four GPUs equally well
 TILE = 128  # rows and columns of an output tile of a large matrix product, rows of an attention tile
 LEAST = 64  # rows or columns that the smallest tile in use computes, needed or not
-IDLE_WAVE = 0.15  # of a wave of output tiles: what the last wave leaves idle; fitted on H100 and H200 GEMMs
+IDLE_WAVE = 0.1  # of a wave of output tiles: what the last wave leaves idle; fitted on A100, H100 and H200 GEMMs
 KEY_TILE = 64  # keys per step of an attention kernel, and what its prologue and epilogue cost in keys
-EXPS = 16  # exponentials per clock and compute unit: a quarter of the lanes' rate, Ampere to Blackwell, CDNA3
+EXPS = 16  # exponentials per clock and compute unit: the special-function units, Ampere to Blackwell and CDNA 3
 FEW_QUERIES = 16  # up to here an attention kernel splits the keys over the device
 FLASH_HEAD_DIMS = (32, 64, 96, 128, 192, 256)  # FlashAttention-2 pads to these
 EFFICIENT_SHARE = 0.45  # of flash: xformers over FA2 at 2k to 16k tokens, A100 (FlashAttention-2, Fig. 4)
@@ -98,18 +98,18 @@ def _cost(work: Work, dtype: str, attention: AttentionCall | None, device: Devic
     moved = work.bytes_read + work.bytes_written
     copied = min(moved, 2 * work.workspace) if work.launches > 1 and matrix else 0
     rate = constants.memory_bandwidth
-    compute, floor = 0.0, constants.memory_floor
+    compute, floor, unit = 0.0, constants.memory_floor, "tensor"
     if matrix:
         compute, floor, rate = _matrix_seconds(work, dtype, device), constants.gemm_floor, constants.gemm_bandwidth
     elif work.kernel == "attention":
-        compute, floor = _attention_seconds(work, dtype, attention, device), constants.attention_floor
+        (compute, unit), floor = _attention_seconds(work, dtype, attention, device), constants.attention_floor
     elif work.kernel == "softmax":
         rate = constants.softmax_bandwidth
     memory = (moved - copied) / (rate * sheet.bandwidth)
     floors = (floor + (work.launches - 1) * constants.memory_floor) if work.launches else 0.0
     seconds = _rounded_max(compute, memory) + floors + copied / (constants.memory_bandwidth * sheet.bandwidth)
     fitted = work.kernel in constants.calibrated and (dtype in HALF or not compute)
-    bound = "launch" if floors > max(compute, memory) else "tensor" if compute > memory else "memory"
+    bound = "launch" if floors > max(compute, memory) else unit if compute > memory else "memory"
     return Cost(seconds, work.launches, bound, constants.provenance if fitted else "datasheet")
 
 
@@ -125,13 +125,15 @@ def _matrix_seconds(work: Work, dtype: str, device: Device) -> float:
     batch, m, n, k = work.gemm
     tf32 = work.kernel == "conv" and dtype == "float32" and "tf32" in device.datasheet.flops
     peak = device.peak_flops("tf32" if tf32 and device.vendor == "nvidia" else dtype)  # torch: cudnn.allow_tf32
-    m, n = max(m, LEAST), max(n, LEAST)
-    outputs = batch * m * n + IDLE_WAVE * device.datasheet.compute_units * min(m, TILE) * min(n, TILE)
+    outputs = float(batch * m * n)
+    if min(m, n) > 1:  # a product with a vector has a kernel of its own, without tiles
+        m, n = max(m, LEAST), max(n, LEAST)
+        outputs = batch * m * n + IDLE_WAVE * device.datasheet.compute_units * min(m, TILE) * min(n, TILE)
     return 2 * outputs * k / (device.constants.gemm_efficiency * peak)
 
 
-def _attention_seconds(work: Work, dtype: str, call: AttentionCall | None, device: Device) -> float:
-    """Computing time of fused attention: waves of tiles of 128 queries, each walking over the keys it sees.
+def _attention_seconds(work: Work, dtype: str, call: AttentionCall | None, device: Device) -> tuple[float, str]:
+    """Computing time of fused attention, and its bound: waves of tiles of 128 queries, each walking over its keys.
 
     Exponentials are not overlapped with the products: FlashAttention-2 and 3 and cuDNN at head dims 64 and
     128 differ by just their time.
@@ -139,18 +141,19 @@ def _attention_seconds(work: Work, dtype: str, call: AttentionCall | None, devic
     constants, sheet = device.constants, device.datasheet
     peak = device.peak_flops(dtype)
     if call is None:
-        return (work.flops or 0) / (constants.attention_efficiency * peak)
+        return (work.flops or 0) / (constants.attention_efficiency * peak), "tensor"
     efficiency = constants.cudnn_efficiency if call.backend == "cudnn" else constants.attention_efficiency
     share = 1.0 if call.backend in ("cudnn", "flash", "triton") else EFFICIENT_SHARE
     head_dim = next((size for size in FLASH_HEAD_DIMS if size >= call.head_dim), call.head_dim)
-    score = (4 * head_dim / (efficiency * peak) + 1 / (EXPS * sheet.clock * sheet.compute_units)) / share
+    product, exponential = 4 * head_dim / (efficiency * peak), 1 / (EXPS * sheet.clock * sheet.compute_units)
+    score, bound = (product + exponential) / share, "tensor" if product > exponential else "exp"
     if call.query_length <= FEW_QUERIES:
-        return call.batch * call.heads * FEW_QUERIES * call.key_length * score
+        return call.batch * call.heads * FEW_QUERIES * call.key_length * score, bound
     keys = KEY_TILE * (ceil(call.key_length / KEY_TILE) + 1)
     if call.causal and call.query_length == call.key_length:
         keys = (call.key_length + TILE) / 2 + KEY_TILE
     waves = ceil(call.batch * call.heads * ceil(call.query_length / TILE) / sheet.compute_units)
-    return waves * sheet.compute_units * TILE * keys * score
+    return waves * sheet.compute_units * TILE * keys * score, bound
 
 
 def _gaps(calls: Sequence[Call], costs: Sequence[Cost], host: Sequence[float], kernel_gap: float) -> list[float]:
@@ -245,6 +248,8 @@ def _fuse(calls: Sequence[Call], chain: Sequence[int], last_read: dict[int, int]
 
 def _read_bytes(call: Call) -> list[int]:
     """The bytes that a call reads of each of its arguments, shared out by their sizes."""
+    if len(call.reads) == 1:
+        return [call.work.bytes_read]
     if len(call.reads) != len(call.shapes):
         return [call.work.bytes_read // max(1, len(call.reads))] * len(call.reads)
     sizes = [max(1, prod(shape)) for shape in call.shapes]

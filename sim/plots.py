@@ -28,6 +28,7 @@ HATCH = {"simulated": "//", "measured": ""}
 ROLES = {"self": "#0072B2", "cross": "#D55E00", "spatial": "#009E73", "temporal": "#CC79A7", "joint": "#E69F00"}
 STAGES = ("#D9D9D9", "#A6A6A6", "#C2C2C2", "#7F7F7F")  # greys: colours are for categories and roles
 MARKERS = "os^Dvp*Xh<>"
+RAMP = 256  # points of a line on a logarithmic axis
 MANY = 5000  # points from which on a vector picture holds them as pixels
 
 
@@ -97,7 +98,8 @@ def _stack(axes: Axes, y: float, parts: dict[str, Totals], source: str, factor: 
             box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
             axes.annotate(units.percent(width / whole), place, ha="center", va="center", fontsize=8, bbox=box)
         left += width
-    axes.annotate(units.seconds(whole), (left / factor, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    text = ("≥ " if any(part.untimed for part in parts.values()) else "") + units.seconds(whole)
+    axes.annotate(text, (left / factor, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def _title(what: str, profiles: Sequence[Profile]) -> str:
@@ -213,37 +215,44 @@ def memory(profiles: Sequence[Profile]) -> Figure:
         facts, capacity = profile.memory, profile.device.get("memory_bytes") or 0
         shown = max(facts.peak, capacity if capacity < 20 * facts.peak else 0)
         factor, prefix = units.scale(shown)
-        for i, (stage, points) in enumerate(views.timelines(profile).items()):
-            xs, ys = [x for x, _ in points], [y / factor for _, y in points]
-            look: dict[str, Any] = {"color": STAGES[i % len(STAGES)], "rasterized": len(xs) > MANY, "linewidth": 0}
-            axes.fill_between([*xs, xs[-1] + 1], [*ys, ys[-1]], step="post", label=stage.replace("_", " "), **look)
+        shades = {stage.name: STAGES[i % len(STAGES)] for i, stage in enumerate(profile.stages)}
+        for stage, points in views.timelines(profile):
+            look: dict[str, Any] = {"color": shades[stage], "rasterized": len(points) > MANY, "linewidth": 0}
+            axes.fill_between([x for x, _ in points], [y / factor for _, y in points], step="post", **look)
         axes.axhline(facts.weights / factor, color="black", ls=":", label=f"weights, {units.size(facts.weights)}")
         if capacity:
-            text = f"{profile.device['title']}, {units.size(capacity)}"
-            inside = shown >= capacity
-            level = [capacity / factor] * 2 if inside else []
-            label = text if inside else f"{text} (off the axis)"
-            axes.plot([0, 1] if inside else [], level, "k--", transform=axes.get_yaxis_transform(), label=label)
+            off = "" if shown >= capacity else " (off the axis)"
+            text = f"{profile.device['title']}, {units.size(capacity)}{off}"
+            axes.axhline(math.nan if off else capacity / factor, color="black", ls="--", label=text)
         axes.set(xlabel="operator, in call order", ylabel=f"memory in use ({prefix}B)", ylim=(0, 1.06 * shown / factor))
         axes.set_title(f"{name}: peak {units.size(facts.peak)}", fontsize=10, fontweight="bold", loc="left")
         axes.margins(x=0)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
+        handles = [_patch(stage.replace("_", " "), shade) for stage, shade in shades.items()] + axes.get_lines()
+        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
     figure.suptitle(_title("Memory over the run", profiles))
     return figure
 
 
 def _lengths(calls: Sequence[AttentionCall], role: str) -> tuple[list[float], list[float], list[float]]:
-    """Call numbers, query and key lengths of one role; a gap (nan) wherever the stage changes."""
+    """Call numbers, query and key lengths of one role, with a gap (nan) after each stage.
+
+    A loop that was profiled at a few of its steps lists a few of its key lengths; the others lie on the line
+    between them, since only loops whose work is affine in the step are profiled so.
+    """
     rows: list[tuple[float, float, float]] = []
     mine = [(x, call) for x, call in enumerate(calls) if call.facts.role == role]
-    for (x, call), (_, after) in itertools.zip_longest(mine, mine[1:], fillvalue=(0, None)):
-        assert call is not None
-        lengths = (call.facts.query_length, call.facts.key_length)
-        rows.append((x, *lengths))
-        if after is None or after.stage != call.stage:
-            rows += [(x + 1, *lengths), (x + 1, math.nan, math.nan)]
-    xs, queries, keys = (list(column) for column in zip(*rows, strict=True))
-    return xs, queries, keys
+    for _, group in itertools.groupby(mine, key=lambda item: item[1].stage):
+        xs, stage = zip(*group, strict=True)
+        queries, keys = [call.facts.query_length for call in stage], [call.facts.key_length for call in stage]
+        start, end = xs[0], xs[-1] + 1
+        if set(queries) == {1} and keys == sorted(keys) and keys[0] < keys[-1] and stage[0].executions > 1:
+            part = [i / RAMP for i in range(RAMP + 1)]
+            rows += [(start + t * (end - start), 1, keys[0] + t * (keys[-1] - keys[0])) for t in part]
+        else:
+            rows += zip(xs, queries, keys, strict=True)
+        rows += [(end, queries[-1], keys[-1]), (end, math.nan, math.nan)]
+    numbers, queries, keys = (list(column) for column in zip(*rows, strict=True))
+    return numbers, queries, keys
 
 
 def seqlen(profiles: Sequence[Profile]) -> Figure:
@@ -286,9 +295,5 @@ def seqlen(profiles: Sequence[Profile]) -> Figure:
 
 
 KINDS: dict[str, Callable[[Sequence[Profile]], Figure]] = {
-    "breakdown": breakdown,
-    "roofline": roofline,
-    "memory": memory,
-    "seqlen": seqlen,
-    "stages": stages,
+    plot.__name__: plot for plot in (breakdown, roofline, memory, seqlen, stages)
 }

@@ -7,18 +7,22 @@ alone, so that a pipe, a log or NO_COLOR loses nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rich import box
+from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from minimodels.sim import device as devices
 from minimodels.sim import units, views
 from minimodels.sim.profile import Profile
 from minimodels.sim.views import Totals
+
+if TYPE_CHECKING:
+    from minimodels.sim.device import Device
 
 By = Literal["stage", "category", "module"]
 LETTERS = dict(zip(units.COLOURS, "ACLNEBMXO", strict=True))
@@ -46,15 +50,16 @@ def _cells(part: Totals, whole: Totals) -> list[str]:
     """Time, share, FLOPs, bytes and arithmetic intensity of a part; lower bounds where something is unknown."""
     return [
         _at_least(units.seconds(part.known_seconds), part.seconds is not None),
-        _percent(views.share(part, whole)),
+        _share(part, whole),
         _at_least(units.flops(part.known_flops), part.flops is not None),
         units.size(part.bytes),
         "-" if part.intensity is None else units.digits(part.intensity),
     ]
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else units.percent(value)
+def _share(part: Totals, whole: Totals) -> str:
+    share = views.share(part, whole)
+    return "-" if share is None else units.percent(share)
 
 
 def _by_time(parts: Mapping[str, Totals]) -> dict[str, Totals]:
@@ -85,7 +90,7 @@ def categories(profile: Profile) -> Table:
     whole = views.totals(profile.ops)
     core, module = (views.by_category(profile, reading) for reading in views.READINGS)
     table = _table("Category", "Time, core", "Share, core", "Time, module", "Share, module")
-    for name in _by_time(core | module):
+    for name in _by_time(module | core):
         cells = [_cells(reading[name], whole)[:2] if name in reading else ["-", "-"] for reading in (core, module)]
         table.add_row(name, *cells[0], *cells[1])
     return table
@@ -97,7 +102,7 @@ class Bars:
     def __init__(self, profile: Profile) -> None:
         self.whole = views.totals(profile.ops)
         self.parts = {reading: views.by_category(profile, reading) for reading in views.READINGS}
-        self.order = list(_by_time(self.parts["core"] | self.parts["module"]))
+        self.order = list(_by_time(self.parts["module"] | self.parts["core"]))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if not self.whole.seconds:
@@ -111,11 +116,8 @@ class Bars:
                 line.append(LETTERS[name] * length, style=f"{units.COLOURS[name]} on {units.COLOURS[name]}")
                 drawn += length
             yield line
-        legend = Text(" " * len("module "))
-        for name in self.order:
-            legend.append(LETTERS[name], style=f"{units.COLOURS[name]} on {units.COLOURS[name]}")
-            legend.append(f" {name}  ")
-        yield legend
+        legend = [Text.assemble((LETTERS[n], f"{units.COLOURS[n]} on {units.COLOURS[n]}"), f" {n}") for n in self.order]
+        yield Padding(Columns(legend, padding=(0, 2)), (0, 0, 0, len("module ")))
 
 
 def _heading(profile: Profile) -> list[str]:
@@ -181,8 +183,7 @@ def _facts(profile: Profile) -> list[str]:
 
 def profile_summary(profile: Profile, by: By = "stage") -> Group:
     """All that `minibench profile` prints; `by` selects the first table."""
-    heading, facts = (Text("\n".join(lines)) for lines in (_heading(profile), _facts(profile)))
-    space = Text()
+    heading, facts, space = Text("\n".join(_heading(profile))), Text("\n".join(_facts(profile))), Text()
     heading.highlight_regex(r"\A.*", "bold")
     readings = Text("core: the operator itself; module: all inside an attention block is Attention")
     parts = (detail(profile, by), categories(profile), Group(readings, space, Bars(profile)), facts)
@@ -237,6 +238,7 @@ def compare(profiles: Sequence[Profile]) -> Group:
     texts = units.labels(profiles)
     letters = [chr(ord("A") + i) if i < 26 else f"P{i + 1}" for i in range(len(texts))]
     table = _table("", *letters)
+    table.collapse_padding = len(profiles) > 3
     for column in table.columns:
         column.no_wrap = len(profiles) <= 3
     _compared_sums(profiles, table)
@@ -246,7 +248,7 @@ def compare(profiles: Sequence[Profile]) -> Group:
     return Group(Text("\n".join(legend)), Text(), table)
 
 
-def device_list(listed: Iterable[devices.Device]) -> Table:
+def device_list(listed: Iterable[Device]) -> Table:
     """The GPUs that can be simulated, smallest memory first."""
     table = _table("Device", "Memory", "Bandwidth", "bfloat16", "float32", "Constants")
     for d in sorted(listed, key=lambda d: (d.datasheet.memory_bytes, d.name)):

@@ -36,7 +36,7 @@ def digits(value: Number) -> str:
     if rounded >= 1000:
         return f"{float(value):,.0f}"
     decimals = 0 if rounded >= 100 else 1 if rounded >= 10 else 2
-    return f"{float(value):.{decimals}f}" if rounded >= 1 or not rounded else f"{float(value):.3g}"
+    return f"{float(value):.{decimals}f}" if rounded >= 1 else f"{float(value):.3g}"
 
 
 def scale(value: Number, highest: int = 8) -> tuple[float, str]:
@@ -54,7 +54,7 @@ def si(value: Number | None, unit: str, highest: int = 8) -> str:
     if value is None:
         return UNKNOWN
     factor, prefix = scale(value, highest)
-    round_number = not value or isinstance(value, int) and value % factor == 0
+    round_number = not value or (isinstance(value, int) and value % factor == 0)
     scaled = float(value) / factor
     return f"{f'{scaled:.0f}' if round_number else digits(scaled)} {prefix}{unit}"
 
@@ -102,9 +102,11 @@ def percent(value: Number | None) -> str:
 
 
 def times(value: Number | None) -> str:
-    """A ratio: 0.50x, 12.3x."""
+    """A ratio: 0.50x, 12.3x, <0.01x."""
     if value is None:
         return UNKNOWN
+    if 0 < value < 0.005:
+        return "<0.01x"
     return f"{float(value):.2f}x" if value < 9.995 else f"{digits(value)}x"
 
 
@@ -128,6 +130,6 @@ def labels(profiles: Sequence[Profile]) -> list[str]:
     """A name for each profile: the model's, and the facts of the run in which the profiles differ."""
     rows = [{"name": p.config["name"], **p.run, "device": p.device["title"], "source": p.source} for p in profiles]
     keys = dict.fromkeys(key for row in rows for key in row)
-    differ = [key for key in keys if key == "name" or any(row.get(key) != rows[0].get(key) for row in rows)]
+    differ = [key for key in keys if key == "name" or len({str(row[key]) for row in rows if key in row}) > 1]
     texts = [", ".join(label(key, row[key]) for key in differ if row.get(key) is not None) for row in rows]
     return [text if texts.count(text) == 1 else f"{text} #{i}" for i, text in enumerate(texts, 1)]

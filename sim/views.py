@@ -18,11 +18,13 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from minimodels.sim import device as devices
 from minimodels.sim import units
 from minimodels.sim.profile import CATEGORIES, Attention, Op, Profile
+
+if TYPE_CHECKING:
+    from minimodels.sim.device import Device
 
 Exact = int | Fraction
 Reading = Literal["core", "module"]
@@ -170,28 +172,44 @@ def elapsed(profile: Profile, *names: str) -> float | None:
     return math.fsum(seconds) if seconds else None
 
 
-def timelines(profile: Profile) -> dict[str, list[tuple[int, int]]]:
-    """The (call, bytes) pairs of each stage that has any, in order.
+def timelines(profile: Profile) -> list[tuple[str, list[tuple[int, int]]]]:
+    """The stages in the order they run, each with the (call, bytes) pairs of its span of calls.
+
+    Bytes hold until the next pair; a span opens with what was in use before and closes with one pair at its end.
 
     Raises:
         ValueError: the timeline names a call that is not listed.
     """
-    found: dict[str, list[tuple[int, int]]] = {}
-    for call, size in profile.memory.timeline:
-        if not 0 <= call < len(profile.calls):
-            raise ValueError(f"the memory timeline names call {call}, but the profile lists {len(profile.calls)} calls")
-        found.setdefault(profile.ops[profile.calls[call]].stage, []).append((call, size))
-    return found
+    sizes, count = dict(profile.memory.timeline), len(profile.calls)
+    if any(not 0 <= call < count for call in sizes):
+        raise ValueError(f"the memory timeline names calls beyond the {count} that the profile lists")
+    spans: list[tuple[str, list[tuple[int, int]]]] = []
+    size: int | None = None
+    for call, index in enumerate(profile.calls):
+        stage, new = profile.ops[index].stage, call in sizes
+        size = sizes.get(call, size)
+        if not spans or spans[-1][0] != stage:
+            spans.append((stage, []))
+            new = size is not None
+        if new and size is not None:
+            spans[-1][1].append((call, size))
+        if size is not None and (call + 1 == count or profile.ops[profile.calls[call + 1]].stage != stage):
+            spans[-1][1].append((call + 1, size))
+    return spans
 
 
 def stage_peaks(profile: Profile) -> dict[str, int | None]:
     """Peak bytes while each stage runs; None where the timeline holds no call of the stage."""
-    peaks = {stage: max(size for _, size in points) for stage, points in timelines(profile).items()}
-    return {stage.name: peaks.get(stage.name) for stage in profile.stages}
+    peaks: dict[str, int | None] = {stage.name: None for stage in profile.stages}
+    for stage, points in timelines(profile):
+        peaks[stage] = max((size for _, size in points), default=None)
+    return peaks
 
 
-def smallest_device(size: int, above: int = 0) -> devices.Device | None:
+def smallest_device(size: int, above: int = 0) -> Device | None:
     """The listed device with the least memory that holds `size` bytes and has more than `above`."""
+    from minimodels.sim import device as devices  # reaches torch, which nothing else here needs
+
     listed = [devices.load(name) for name in devices.names()]
     fit = [d for d in listed if d.datasheet.memory_bytes >= size and d.datasheet.memory_bytes > above]
     return min(fit, key=lambda d: (d.datasheet.memory_bytes, d.name), default=None)
@@ -245,19 +263,17 @@ def weight_passes(profile: Profile, stage: str, kind: str = "Linear") -> tuple[i
     A loop is seen by its operators standing for more executions than are listed; the layer it runs least
     often (the output layer) runs once per step. None without such a loop.
     """
-    listed = Counter(profile.calls)
-    runs: dict[tuple[object, ...], Fraction] = {}
-    traffic: Fraction = Fraction(0)
+    listed, sizes = Counter(profile.calls), {}
+    runs: dict[tuple[object, ...], tuple[Fraction, int]] = {}
     for index, op in enumerate(profile.ops):
-        size = weight_bytes(op)
-        if (op.stage, op.category) == (stage, kind) and size is not None and op.weight > listed[index] > 0:
-            key = (op.scope, op.name, op.shapes[1:])
-            runs[key] = runs.get(key, Fraction(0)) + _rational(op.weight)
-            traffic += _rational(op.weight) * size
-    steps = min(runs.values(), default=Fraction(0))
-    if steps <= 1 or steps != int(steps) or traffic / steps > profile.memory.weights:
-        return None
-    return round(traffic / steps), int(steps)
+        if (op.stage, op.category) == (stage, kind) and (size := weight_bytes(op)) is not None:
+            key = (op.scope, op.name, op.shapes)
+            weight, calls = runs.get(key, (Fraction(0), 0))
+            runs[key], sizes[key] = (weight + _rational(op.weight), calls + listed[index]), size
+    loop = {key: weight for key, (weight, calls) in runs.items() if weight > calls > 0}
+    steps = min(loop.values(), default=Fraction(0))
+    each = sum(weight * sizes[key] for key, weight in loop.items()) / max(steps, 1)
+    return (round(each), int(steps)) if steps > 1 and steps == int(steps) and each <= profile.memory.weights else None
 
 
 def mfu(profile: Profile) -> float | None:
@@ -281,7 +297,8 @@ def headline(profile: Profile) -> list[Quantity]:
     if profile.config["kind"] == "language-model":
         prefill, decode = elapsed(profile, "prefill"), elapsed(profile, "decode")
         rate = batch * (profile.run["gen_len"] - 1) / decode if decode else None  # prefill yields the first token
-        return [Quantity("prefill", prefill, "s"), Quantity("decode", rate, "tokens/s"), *rates]
+        steps = [Quantity("decode", rate, "tokens/s")] if profile.run["gen_len"] > 1 else []
+        return [Quantity("prefill", prefill, "s"), *steps, *rates]
     each = None if seconds is None else seconds / batch
     video = "video" in profile.config["kind"] or (profile.run.get("frames") or 1) > 1
     kind = Quantity("time per video", each, "s/video") if video else Quantity("time per image", each, "s/image")
@@ -303,6 +320,14 @@ def _compute_bound(profile: Profile, part: Totals) -> str:
     return f"{units.flops(part.known_flops)} at {units.si(rate, 'FLOP/s')}{of_peak}"
 
 
+def _unexplained(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
+    """What the intensity says where nobody recorded a bound; empty if there are no FLOPs."""
+    peak, slope = profile.device.get("peak_flops"), profile.device.get("bandwidth")
+    if part.intensity and peak and slope and part.intensity < peak / slope:
+        return f", at {units.digits(part.intensity)} FLOP/B: {_memory_bound(profile, pair, part)}"
+    return f": {_compute_bound(profile, part)}" if part.known_flops else ""
+
+
 def _why(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
     """What bounds most of the time of a stage's category, with the numbers that show it."""
     ops = [op for op in profile.ops if (op.stage, op.category) == pair]
@@ -317,7 +342,7 @@ def _why(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
         "waves": lambda: f", too small to fill the device: {_compute_bound(profile, part)}",
         "launch": lambda: f", launch-bound: {each}",
         "host": lambda: f", host-bound: {each}, most of it spent waiting for the host",
-        None: lambda: f": {_compute_bound(profile, part)}" if part.known_flops else f": {each}",
+        None: lambda: _unexplained(profile, pair, part) or f": {each}",
     }
     return reasons[bound]()
 

@@ -1,0 +1,59 @@
+# `make profile` and `make test` set everything up on a fresh machine and run. Options, read when .venv is made:
+#   PYTHON=python3.12                     the interpreter, 3.11 or newer
+#   VENV_FLAGS=--system-site-packages     keep the torch that PYTHON has already, if pyproject.toml accepts it
+# `make clean` removes .venv and everything else that was made here.
+
+PYTHON = python3
+VENV_FLAGS =
+
+VENV = .venv
+RUN = $(VENV)/bin/python -m
+PIP = $(RUN) pip
+
+.PHONY: profile test test-all clean
+.DELETE_ON_ERROR:
+
+profile: $(VENV)/installed
+	$(VENV)/bin/minibench profile parti-20b-config
+
+test: $(VENV)/installed-test
+	$(RUN) pytest -n 2
+
+test-all: $(VENV)/installed-test
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) pyright --pythonpath $(VENV)/bin/python
+	$(RUN) pytest -n 2 -m "not gpu"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv --clear $(VENV_FLAGS) $(VENV)
+	touch $@
+
+# constraints.txt, unless the system packages are visible and hold a torch that will do. Then all that is
+# there stays, since torch ties its triton, setuptools and CUDA libraries to versions of its own, and
+# constraints.txt speaks only for what is missing.
+$(VENV)/constraints.txt: pyproject.toml constraints.txt Makefile | $(VENV)/created
+	cp constraints.txt $@
+	@if grep -q '^include-system-site-packages = true' $(VENV)/pyvenv.cfg; then \
+	    $(PIP) install --quiet --no-deps -e . && \
+	    $(PIP) list --format=freeze > $(VENV)/found.txt && \
+	    if ! $(PIP) check | grep '^minimodels .* torch\b'; then \
+	        sed 's/^/^/; s/==.*/==/' $(VENV)/found.txt | grep -vi -f - constraints.txt > $@; \
+	        grep '^torch==' $(VENV)/found.txt | tee -a $@; \
+	    fi; \
+	fi
+
+# torch comes first and pinned: left to itself, pip takes the newest and gigabytes of CUDA libraries with it.
+$(VENV)/installed: $(VENV)/constraints.txt
+	$(PIP) install -c $< torch
+	$(PIP) install -c $< -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/constraints.txt $(VENV)/installed
+	$(PIP) install -c $< -e '.[test]'
+	touch $@
