@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 LENGTHS = ("steps", "image_size", "frames", "prompt_len", "gen_len")
 
 
+class WrongInput(click.ClickException):
+    """What the user gave cannot be done; the message says what can."""
+
+    exit_code = 2
+
+
 class Commands(click.Group):
     """Turns what the library says is wrong into one message and exit code 2, never a traceback."""
 
@@ -28,9 +34,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ValueError as error:
-            message = click.ClickException(str(error))
-            message.exit_code = 2
-            raise message from error
+            raise WrongInput(str(error)) from error
         except KeyboardInterrupt:
             click.echo("Interrupted: nothing was written.", err=True)
             ctx.exit(130)

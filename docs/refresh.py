@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"^```(?P<kind>console|toml)\n(?P<body>.*?)^```$", re.S | re.M)
+BLOCK = re.compile(r"^```(?P<kind>console|toml)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 WIDTH = "100"
 
 
@@ -45,7 +45,7 @@ def refresh(text: str, folder: Path) -> str:
                 (folder / name[1]).write_text(body)
             return match[0]
         lines = []
-        for command in re.findall(r"^\$ (.*)$", body, re.M):
+        for command in re.findall(r"^\$ (.*)$", body, re.MULTILINE):
             if command.startswith("make "):  # what make sets up is tried by the packaging tests
                 lines.append(f"$ {command}")
                 continue

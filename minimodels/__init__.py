@@ -26,7 +26,7 @@ _HOMES = {
     "simulate": "minimodels.sim.simulate",
     "measure": "minimodels.sim.measure",
 }
-__all__ = sorted(_HOMES)
+__all__ = ["Profile", "Run", "attention_backend", "build", "load", "measure", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

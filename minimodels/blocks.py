@@ -51,7 +51,8 @@ class RotaryTable(nn.Module):
     def fill(self) -> None:
         """Compute the tables, in float32 whatever the model's dtype."""
         length, head_dim = self.cos.shape
-        frequency = self.theta ** -(torch.arange(0, head_dim, 2, device=self.cos.device).float() / head_dim)
+        # Rounded as the official code rounds: the reciprocal of the power, not the power of the negative
+        frequency = 1 / self.theta ** (torch.arange(0, head_dim, 2, device=self.cos.device).float() / head_dim)
         angle = torch.outer(torch.arange(length, device=self.cos.device).float(), frequency)
         self.cos.copy_(torch.cat([angle.cos(), angle.cos()], -1))
         self.sin.copy_(torch.cat([-angle.sin(), angle.sin()], -1))
@@ -66,25 +67,29 @@ class RotaryTable(nn.Module):
 class RelativeBias(nn.Module):
     """T5's relative positions: a trained bias per head and bucket, (1, heads, n, m).
 
-    Half the buckets are exact distances, the rest grow logarithmically up to `max_distance`.
+    Half the buckets are exact distances, the rest grow logarithmically up to `max_distance`. Where a query
+    sees both sides, each side has half of the buckets; where it sees the past alone, that has them all.
 
     Source: Raffel et al. 2020, arXiv 1910.10683, section 2.1, and the official code.
     """
 
-    def __init__(self, position: Relative, num_heads: int) -> None:
+    def __init__(self, position: Relative, num_heads: int, *, causal: bool) -> None:
         super().__init__()
-        self.buckets, self.max_distance = position.buckets, position.max_distance
+        self.sides = 1 if causal else 2
+        self.buckets, self.max_distance = position.buckets // self.sides, position.max_distance
         self.embedding = nn.Embedding(position.buckets, num_heads)
 
     def forward(self, n: int, m: int) -> Tensor:
+        """The bias of the last n of m positions to all m."""
         device = self.embedding.weight.device
-        distance = torch.arange(m, device=device) - torch.arange(n, device=device)[:, None]
-        half = self.buckets // 2
-        exact = half // 2
+        distance = torch.arange(m, device=device) - torch.arange(m - n, m, device=device)[:, None]
+        exact = self.buckets // 2
         far = distance.abs()
         scaled = torch.log(far.float().clamp(min=1) / exact) / math.log(self.max_distance / exact)
-        coarse = (exact + (scaled * (half - exact)).long()).clamp(max=half - 1)
-        bucket = torch.where(far < exact, far, coarse) + (distance > 0).long() * half
+        coarse = (exact + (scaled * (self.buckets - exact)).long()).clamp(max=self.buckets - 1)
+        bucket = torch.where(far < exact, far, coarse)
+        if self.sides == 2:
+            bucket = bucket + (distance > 0).long() * self.buckets
         return rearrange(self.embedding(bucket), "n m heads -> 1 heads n m")
 
 

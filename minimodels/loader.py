@@ -131,8 +131,10 @@ def _merge(base: Table, over: Table) -> Table:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
-        merged[key] = _merge(old, value) if same_kind else value
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -186,7 +188,7 @@ def _explain(error: ValidationError, table: Mapping[str, Any], model: type[Confi
     """All problems of a config, one a line, with the nearest valid key for each unknown one."""
     lines = []
     for problem in error.errors()[:5]:
-        path = [part for part in problem["loc"] if _is_key(table, problem["loc"], part)]
+        path = _keys(table, problem["loc"])
         where = ".".join(str(part) for part in path)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
@@ -205,16 +207,19 @@ def _explain(error: ValidationError, table: Mapping[str, Any], model: type[Confi
     return "\n".join(f"{title}: {line}" for line in lines)
 
 
-def _is_key(table: Mapping[str, Any], loc: tuple[int | str, ...], part: int | str) -> bool:
-    """Whether a part of an error's location is a key of the file, not the tag of a tagged union."""
+def _keys(table: Mapping[str, Any], loc: tuple[int | str, ...]) -> list[int | str]:
+    """The keys of the file in an error's location, without the tags of tagged unions; the last may be missing."""
     node: Any = table
-    for step in loc:
-        inside = isinstance(node, dict) and step in node or isinstance(node, list) and isinstance(step, int)
-        if step is part and (inside or step == loc[-1]):
-            return True
-        if inside:
+    keys = []
+    for index, step in enumerate(loc):
+        if isinstance(node, dict) and step in node:
             node = node[step]
-    return False
+        elif isinstance(node, list) and isinstance(step, int):
+            node = node[step] if step < len(node) else None
+        elif index < len(loc) - 1:
+            continue
+        keys.append(step)
+    return keys
 
 
 def _fields_at(model: type[Config], path: list[int | str]) -> list[str]:

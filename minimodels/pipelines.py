@@ -7,7 +7,7 @@ profiler, and on `meta`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from minimodels.config import Architecture, AutoregressiveImage, LanguageModel
 from minimodels.run import STAGE, scope, steps
 from minimodels.samplers import guide, sample_token
-from minimodels.transformer import Cache, Decoder, start_tokens
+from minimodels.transformer import Cache, Decoder, TextToTokens, start_tokens
 
 
 def autoregressive_image(config: AutoregressiveImage, parts: nn.ModuleDict, text: Tensor) -> Tensor:
@@ -23,8 +23,8 @@ def autoregressive_image(config: AutoregressiveImage, parts: nn.ModuleDict, text
 
     With guidance the decoder runs conditional and unconditional text side by side, so its batch is 2b.
     """
-    transformer, scale, length = parts["transformer"], config.run.guidance_scale, config.transformer.image_tokens
-    decoder: Decoder = transformer.decoder  # type: ignore[assignment]
+    transformer = cast(TextToTokens, parts["transformer"])
+    decoder, length, scale = transformer.decoder, config.transformer.image_tokens, config.run.guidance_scale
     guided = scale != 1
     with scope(STAGE, "text_encoder"):
         context = transformer.encoder(torch.cat([text, text.new_zeros(text.shape)]) if guided else text)
@@ -47,7 +47,7 @@ def language_model(config: LanguageModel, parts: nn.ModuleDict, prompt: Tensor) 
 
     The prompt runs in one pass, which also yields the first token; each further token is one step.
     """
-    decoder: Decoder = parts["language_model"]  # type: ignore[assignment]
+    decoder = cast(Decoder, parts["language_model"])
     (batch, prompt_len), gen_len = prompt.shape, config.run.gen_len
     with scope(STAGE, "prefill"):
         tokens = torch.cat([prompt, prompt.new_zeros(batch, gen_len)], dim=1)

@@ -19,9 +19,9 @@ from pydantic import Field, ValidationError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from minimodels.blocks import RotaryTable
 from minimodels.config import Architecture, Length, Strict
 from minimodels.kernels.attention import BACKENDS
-from minimodels.blocks import RotaryTable
 from minimodels.kernels.scope import STAGE, TRACER, scope
 from minimodels.parts import make
 

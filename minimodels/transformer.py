@@ -8,7 +8,9 @@ Shapes: tokens (b, n) of integers; features (b, n, d); logits (b, n, vocabulary)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +70,8 @@ class Stack(nn.Module):
         position = config.position
         self.positions = nn.Embedding(length, config.dim) if isinstance(position, Learned) else None
         self.rotary = RotaryTable(position, config.head_width, length) if isinstance(position, Rotary) else None
-        self.relative = RelativeBias(position, config.num_heads) if isinstance(position, Relative) else None
+        relative = isinstance(position, Relative)
+        self.relative = RelativeBias(position, config.num_heads, causal=causal) if relative else None
         self.layers = nn.ModuleList(Layer(config, context_dim) for _ in range(config.depth))
         self.norm = make_norm(config.norm, config.dim)
 
@@ -77,7 +80,7 @@ class Stack(nn.Module):
         n = x.shape[1]
         if self.positions is not None:
             x = x + self.positions.weight[pos : pos + n]
-        bias = None if self.relative is None else self.relative(n, n)
+        bias = None if self.relative is None else self.relative(n, pos + n)
         for index, layer in enumerate(self.layers):
             x = layer(
                 x,
@@ -92,12 +95,13 @@ class Stack(nn.Module):
 
     def project_context(self, context: Tensor) -> tuple[KV, ...]:
         """Keys and values of every cross-attention for context (b, m, context_dim), computed once."""
-        return tuple(layer.cross_attention.project(context) for layer in self.layers)  # type: ignore[union-attr]
+        layers = cast("Iterable[Layer]", self.layers)
+        return tuple(layer.cross_attention.project(context) for layer in layers)
 
     def empty_cache(self, batch: int, capacity: int) -> tuple[KV, ...]:
         """Room for `capacity` positions of every layer's keys and values."""
         shape = (batch, self.config.num_kv_heads, capacity, self.config.head_width)
-        like = self.norm.weight
+        like = next(self.parameters())
         with scope(KV_CACHE):
             return tuple(KV(like.new_zeros(shape), like.new_zeros(shape)) for _ in self.layers)
 

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from minimodels.kernels.scope import AttentionCall
+if TYPE_CHECKING:
+    from minimodels.kernels.scope import AttentionCall  # imports torch, which a list of devices has no use for
 
 Kernel = Literal[
     "none",  # a view or a factory that launches nothing
@@ -56,7 +57,6 @@ class Call:
     live: int = 0  # bytes alive during the call, workspace included, weights left out
     weight: float = 1.0
     growing: bool = False  # inside a loop whose key length grows from step to step
-    extra: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,37 @@ workspace. An operator without a formula gets `flops=None`: it is listed as unmo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from minimodels.kernels.scope import AttentionCall
 from minimodels.sim.call import Work
 
 Formula = Callable[[tuple[Any, ...], dict[str, Any], tuple[Tensor, ...]], Work]
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+
+
+def run(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], core: AttentionCall | None) -> Any:
+    """What `func` returns on `meta`, laid out as the kernel lays it out.
+
+    On `meta` torch takes its math path for attention, whose result is contiguous. The fused kernels keep the
+    layout of q, `efficient` puts heads next to head_dim: what follows needs no copy.
+    Source: torch/_meta_registrations.py, the kernels' own shape rules.
+    """
+    if func is not ATTENTION or core is None or core.backend == "math":
+        return func(*args, **kwargs)
+    q, v = args[0], args[2]
+    shape = (*q.shape[:-1], v.shape[-1])
+    if core.backend == "efficient":
+        return torch.empty_permuted(shape, (0, 2, 1, 3), dtype=q.dtype, device=q.device)
+    order = sorted(range(q.dim()), key=q.stride().__getitem__, reverse=True)
+    return torch.empty_permuted(shape, order, dtype=q.dtype, device=q.device)
 
 
 def work_of(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -93,14 +114,14 @@ def _copy_bytes(x: Tensor) -> int:
         return 0
     rows, columns = x.stride(-2), x.stride(-1)
     plain = (columns == 1 and rows >= max(1, x.shape[-1])) or (rows == 1 and columns >= max(1, x.shape[-2]))
-    batch = _foldable(x)
+    batch = _one_dimension(x.shape[:-2], x.stride()[:-2])
     return 0 if plain and batch else x.numel() * x.element_size()
 
 
-def _foldable(x: Tensor) -> bool:
-    """Whether the leading dimensions of x view as one."""
-    leading = [(size, stride) for size, stride in zip(x.shape[:-2], x.stride()[:-2], strict=True) if size != 1]
-    return all(a[1] == b[0] * b[1] for a, b in zip(leading, leading[1:], strict=False))
+def _one_dimension(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether dimensions of these sizes and strides view as one."""
+    long = [(size, stride) for size, stride in zip(shape, strides, strict=True) if size != 1]
+    return all(a[1] == b[0] * b[1] for a, b in pairwise(long))
 
 
 def _gemm(batch: int, m: int, n: int, k: int, read: int, written: int, copies: tuple[int, ...], launches: int = 1) -> Work:
@@ -149,7 +170,17 @@ def _convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tenso
     read, written = _traffic(args, kwargs, out)
     pixels = y.shape[0] * prod(y.shape[2:])
     channels, taps = weight.shape[0] // groups, prod(weight.shape[1:])
-    return Work("conv", 2 * groups * pixels * channels * taps, read, written, 1, (groups, pixels, channels, taps))
+    copied, gemm = _uncontiguous(args[0]), (groups, pixels, channels, taps)
+    flops = 2 * groups * pixels * channels * taps
+    return Work("conv", flops, read + copied, written + copied, 1 + (copied > 0), gemm, copied)
+
+
+def _uncontiguous(x: Tensor) -> int:
+    """Bytes of the copy that a convolution makes of x, 0 if it lies in one of the orders the kernels know."""
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    if x.is_contiguous() or channels_last is not None and x.is_contiguous(memory_format=channels_last):
+        return 0
+    return x.numel() * x.element_size()
 
 
 def _attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -163,7 +194,14 @@ def _norm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
     read, written = _traffic(args, kwargs, out)
     x = args[0]
     copied = 0 if x.is_contiguous() else x.numel() * x.element_size()
-    return Work("norm", 0, read + copied, written + copied, 1 + (copied > 0), workspace=copied)
+    return Work("norm", 0, read + copied, written + copied, 1 + (copied > 0), workspace=copied + _statistics(args))
+
+
+def _statistics(args: tuple[Any, ...]) -> int:
+    """Bytes of what a norm remembers of each row: mean and 1/deviation, in float32 at least."""
+    x, groups = args[:2]
+    rows = x.shape[0] * groups if isinstance(groups, int) else x.numel() // prod(groups)
+    return 2 * rows * max(4, x.element_size())
 
 
 def _softmax(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -174,6 +212,22 @@ def _softmax(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, .
 def _reduce(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     read, written = _traffic(args, kwargs, out)
     return Work("norm" if args[0].numel() > out[0].numel() else "elementwise", 0, read, written)
+
+
+def _embedding(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    work, index = _gather(args, kwargs, out), args[1]
+    if _one_dimension(index.shape, index.stride()):
+        return work
+    copied = index.numel() * index.element_size()
+    return replace(
+        work, bytes_read=work.bytes_read + copied, bytes_written=work.bytes_written + copied, launches=2, workspace=copied
+    )
+
+
+def _masked_fill(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    """A copy, then a pass over it with the mask."""
+    read, written = _traffic(args, kwargs, out)
+    return Work("elementwise", 0, read + written, 2 * written, 2)
 
 
 def _gather(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -208,7 +262,9 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm"), _norm),
     "softmax": _softmax,
     **dict.fromkeys(("argmax", "sum", "mean", "amax", "linalg_vector_norm"), _reduce),
-    **dict.fromkeys(("embedding", "index", "index_select", "gather"), _gather),
+    **dict.fromkeys(("index", "index_select", "gather"), _gather),
+    "embedding": _embedding,
+    "masked_fill": _masked_fill,
     **dict.fromkeys(("cat", "clone", "contiguous", "reshape", "to", "roll", "repeat_interleave", "pixel_shuffle", "triu"), _copy),
     "copy_": _copy_into,
     **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "ones", "full", "arange", "randint", "randn", "fill_", "zero_"), _fill),

@@ -9,6 +9,7 @@ intervals are halved until the middle lies on the line between the ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 from minimodels.sim.call import Call
 
@@ -19,7 +20,7 @@ MAX_KNOTS = 17
 def weights(knots: Sequence[int]) -> list[float]:
     """The weight of each knot, for knots sorted from 0 to the last step."""
     result = [0.0] * len(knots)
-    for index, (left, right) in enumerate(zip(knots, knots[1:], strict=False)):
+    for index, (left, right) in enumerate(pairwise(knots)):
         result[index] += (right - left + 1) / 2
         result[index + 1] += (right - left - 1) / 2
     result[-1] += 1

@@ -25,6 +25,7 @@ Category = Literal[
     "Attention", "Convolution", "Linear", "Norm", "Elementwise", "Embedding", "Memory", "Communication", "Other"
 ]
 CATEGORIES: tuple[str, ...] = Category.__args__  # type: ignore[attr-defined]
+REQUIRED = (("config", "name"), ("config", "kind"), ("run", "batch"), ("device", "title"), ("device", "memory_bytes"))
 Bound = Literal["tensor", "exp", "memory", "l2", "waves", "launch", "host"]
 Provenance = Literal["measured", "calibrated", "datasheet"]
 
@@ -84,7 +85,7 @@ class Stage(Record):
 
 
 class Memory(Record):
-    """Bytes by liveness: `timeline` holds [call, bytes] pairs, bytes being the peak during that call."""
+    """Bytes by liveness: `timeline` holds [call, bytes] pairs: the peak during that call, and until the next pair."""
 
     weights: int
     kv_cache: int
@@ -112,6 +113,9 @@ class Profile(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
+        for section, key in REQUIRED:
+            if key not in getattr(self, section):
+                raise ValueError(f"{section} lacks {key!r}")
         if any(not 0 <= call < len(self.ops) for call in self.calls):
             raise ValueError("a call points outside the list of ops")
         names = {stage.name for stage in self.stages}

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from minimodels.sim import units, views
+from minimodels.sim import sentences, units, views
 from minimodels.sim.profile import Profile
 from minimodels.sim.views import Totals
 
@@ -124,8 +124,8 @@ def _heading(profile: Profile) -> list[str]:
     """What ran, on what, measured or simulated; the settings in force; what a user counts in."""
     where = f"on {profile.device['title']}"
     provenance = views.grouped(profile.ops, lambda op: op.provenance or "unknown")
-    kinds = " and ".join(_by_time(provenance)) if profile.source == "simulated" else ""
-    how = f"SIMULATED {where} (times: {kinds} constants)" if kinds else f"measured {where}"
+    kinds = " and ".join(_by_time(provenance))
+    how = f"SIMULATED {where} (times: {kinds} constants)" if profile.source == "simulated" else f"measured {where}"
     first = [key for key in ("device", "attention", "dtype", "batch", "mode") if key in profile.run]
     settings = {key: profile.run[key] for key in dict.fromkeys([*first, *profile.run])}
     hidden = ("seed", "warmup", "repeats") if profile.source == "simulated" else ()
@@ -178,7 +178,7 @@ def _facts(profile: Profile) -> list[str]:
     wall, device = views.elapsed(profile), views.totals(profile.ops).seconds
     if wall and device and abs(wall - device) > 0.01 * wall:
         lines.append(f"Wall clock, unprofiled: {units.seconds(wall)}; the operators add up to {units.seconds(device)}.")
-    return [*lines, "", " ".join(views.sentences(profile))]
+    return [*lines, "", " ".join(sentences.sentences(profile))]
 
 
 def profile_summary(profile: Profile, by: By = "stage") -> Group:
@@ -216,9 +216,8 @@ def _compared_sums(profiles: Sequence[Profile], table: Table) -> None:
         "FLOPs": (lambda part: (part.known_flops, not part.unmodelled), units.flops),
         "Bytes": (lambda part: (part.bytes, True), units.size),
     }
-    whole = [{"all": views.totals(p.ops)} for p in profiles]
     splits = {
-        "stage": [all_ | views.by_stage(p) for all_, p in zip(whole, profiles, strict=True)],
+        "stage": [{"all": views.totals(p.ops)} | views.by_stage(p) for p in profiles],
         "category": [views.by_category(p) for p in profiles],
     }
     for quantity, (field, write) in fields.items():

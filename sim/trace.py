@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimodels.kernels.scope import CORE, KV_CACHE, STAGE, TRACER, AttentionCall, label
 from minimodels.sim.call import Call, Work
-from minimodels.sim.formulas import category, operator, tensors_in, work_of
+from minimodels.sim.formulas import ATTENTION, category, operator, run, tensors_in, work_of
 from minimodels.sim.knots import visit
 from minimodels.sim.no_dynamo import no_dynamo
 from minimodels.sim.progress import Advance, silent
@@ -105,14 +105,14 @@ class Walk(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # a walk is never compiled, and torch's wrapper would import all of Dynamo (2 s)
 
-    def __enter__(self) -> Walk:
+    def __enter__(self) -> Self:
         self._entered = ExitStack()
         self._entered.enter_context(no_dynamo())
         self._entered.callback(TRACER.reset, TRACER.set(self))
         super().__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         self._entered.close()
 
@@ -137,6 +137,8 @@ class Walk(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         key = _key(func, args, kwargs) if self._memoise else None
+        if func is ATTENTION and key is not None:
+            key = (*key, self._place.core)
         memo = self._memo.get(key) if key is not None else None
         if memo is not None and memo.outputs is not None:
             if memo.returns == "self":
@@ -148,7 +150,7 @@ class Walk(TorchDispatchMode):
                 )
                 out = outputs[0] if memo.returns == "one" else outputs
         else:
-            out = func(*args, **kwargs)
+            out = run(func, args, kwargs, self._place.core)
             outputs = (out,) if isinstance(out, Tensor) else tuple(tensors_in((out,)))
             if memo is None:
                 memo = self._learn(func, args, kwargs, out, outputs)

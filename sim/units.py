@@ -14,7 +14,8 @@ Number = int | float | Fraction
 
 UNKNOWN = "unknown"
 
-# Okabe & Ito, "Color Universal Design", 2008 (jfly.uni-koeln.de/color), and a grey.
+# Okabe & Ito, "Color Universal Design", 2008 (jfly.uni-koeln.de/color), with two greys for its black, which a
+# dark terminal would swallow.
 COLOURS: dict[str, str] = {
     "Attention": "#0072B2",
     "Convolution": "#D55E00",
@@ -23,8 +24,8 @@ COLOURS: dict[str, str] = {
     "Elementwise": "#56B4E9",
     "Embedding": "#CC79A7",
     "Memory": "#F0E442",
-    "Communication": "#000000",
-    "Other": "#999999",
+    "Communication": "#555555",
+    "Other": "#BBBBBB",
 }
 
 _PREFIXES = {-4: "p", -3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P", 6: "E", 7: "Z", 8: "Y"}

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from minimodels.sim import device, units, views
+from minimodels.sim import device, sentences, units, views
 from minimodels.sim.profile import Memory, Profile
 from tests.sim.profiles import GPU, attended, image, language, op
 
@@ -117,9 +117,17 @@ def test_equal_attention_calls_in_a_row_stay_apart() -> None:
     assert [call.executions for call in views.attention_calls(profile)] == [1, 1, 1]
 
 
+def test_equal_copies_inside_one_attention_call_do_not_split_it() -> None:
+    copy = op("decode", "Memory", "aten::clone", weight=8.0, attention=attended(4, "baseline"))
+    product = op("decode", "Attention", "aten::bmm", weight=4.0, attention=attended(4, "baseline"))
+    memory = language().memory.model_copy(update={"peak_op": 0})
+    profile = language(ops=(copy, product), calls=(0, 0, 1, 0, 0, 1), memory=memory)
+    assert [(call.call, call.executions) for call in views.attention_calls(profile)] == [(0, 2), (3, 2)]
+
+
 def test_weights_read_per_step_are_those_of_all_layers() -> None:
-    assert views.weight_passes(image(), "decode") == (2 * 72 + 132, 7)
-    assert views.weight_passes(image(), "detokenize", "Convolution") is None
+    assert sentences.weight_passes(image(), "decode") == (2 * 72 + 132, 7)
+    assert sentences.weight_passes(image(), "detokenize", "Convolution") is None
 
 
 @pytest.mark.parametrize(
@@ -135,7 +143,7 @@ def test_weights_read_per_step_are_those_of_all_layers() -> None:
     ],
 )
 def test_weight_bytes(category: str, name: str, shapes: object, dtype: str, size: int | None) -> None:
-    assert views.weight_bytes(op("s", category, name, shapes=shapes, dtype=dtype)) == size
+    assert sentences.weight_bytes(op("s", category, name, shapes=shapes, dtype=dtype)) == size
 
 
 def test_headline_of_an_image_model_counts_seconds_per_image() -> None:
@@ -164,13 +172,13 @@ def test_utilisation_is_unknown_without_a_peak() -> None:
 
 
 def test_sentences_say_what_is_read_how_often() -> None:
-    first, second = views.sentences(image())
+    first, second = sentences.sentences(image())
     assert first == "71 % of the time is Linear in the decode stage, memory-bound: 276 B of weights are read 7 times."
     assert second == "Next, 18 % is Attention in the decode stage, memory-bound: 196 B are moved at 14.0 kB/s."
 
 
 def test_sentences_name_the_waiting() -> None:
-    assert views.sentences(language())[1] == "For 12 % of the time the device waits for its next kernel."
+    assert sentences.sentences(language())[1] == "For 12 % of the time the device waits for its next kernel."
 
 
 @pytest.mark.parametrize(
@@ -184,21 +192,21 @@ def test_sentences_name_the_waiting() -> None:
     ],
 )
 def test_sentences_give_the_reason_of_each_bound(bound: str, reason: str) -> None:
-    assert views.sentences(with_ops(image(), bound=bound))[0].endswith(reason)
+    assert sentences.sentences(with_ops(image(), bound=bound))[0].endswith(reason)
 
 
 def test_sentences_without_a_bound_judge_by_the_intensity() -> None:
     profile = with_ops(image(), bound=None)
     low = f", at {3864 / 3080:.2f} FLOP/B: 276 B of weights are read 7 times."
-    assert views.sentences(profile)[0].endswith(f"Linear in the decode stage{low}")
+    assert sentences.sentences(profile)[0].endswith(f"Linear in the decode stage{low}")
     balanced = profile.model_copy(update={"device": GPU | {"bandwidth": 2e6}})
-    assert views.sentences(balanced)[0].endswith("stage: 3.86 kFLOP at 69.0 kFLOP/s, 3.4 % of the peak.")
+    assert sentences.sentences(balanced)[0].endswith("stage: 3.86 kFLOP at 69.0 kFLOP/s, 3.4 % of the peak.")
     idle = with_ops(profile, flops=0, launches=3)
-    assert views.sentences(idle)[0].endswith("decode stage: 63 kernels of 889 µs.")
+    assert sentences.sentences(idle)[0].endswith("decode stage: 63 kernels of 889 µs.")
 
 
 def test_sentences_give_no_share_of_an_unknown_whole() -> None:
-    (only,) = views.sentences(with_ops(image(), device_seconds=None))
+    (only,) = sentences.sentences(with_ops(image(), device_seconds=None))
     assert only == "The time of 9 of 9 operators is unknown: no shares can be given."
 
 

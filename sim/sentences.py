@@ -1,0 +1,101 @@
+"""What a person wants to be told of a profile: where the time goes, in one or two sentences, and why."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+
+from minimodels.sim import units
+from minimodels.sim.profile import Op, Profile
+from minimodels.sim.views import Totals, grouped, totals
+
+
+def weight_bytes(op: Op) -> int | None:
+    """Bytes of the parameter matrix or filter that one execution reads; None if the operator has none."""
+    operand = 2 if "addmm" in op.name else 1
+    if op.category not in ("Linear", "Convolution") or len(op.shapes) <= operand or "bmm" in op.name:
+        return None
+    width = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}.get(op.dtype.removeprefix("torch."))
+    return None if width is None else width * math.prod(op.shapes[operand])
+
+
+def weight_passes(profile: Profile, stage: str, kind: str = "Linear") -> tuple[int, int] | None:
+    """Bytes of `kind` (Linear, Convolution) weights that a step of the loop of `stage` reads, and its steps.
+
+    A loop is seen by its operators standing for more executions than are listed; the layer it runs least
+    often (the output layer) runs once per step. None without such a loop.
+    """
+    listed, sizes = Counter(profile.calls), {}
+    runs: dict[tuple[object, ...], tuple[Fraction, int]] = {}
+    for index, op in enumerate(profile.ops):
+        if (op.stage, op.category) == (stage, kind) and (size := weight_bytes(op)) is not None:
+            key = (op.scope, op.name, op.shapes)
+            weight, calls = runs.get(key, (Fraction(0), 0))
+            runs[key], sizes[key] = (weight + Fraction(op.weight), calls + listed[index]), size
+    loop = {key: weight for key, (weight, calls) in runs.items() if weight > calls > 0}
+    steps = min(loop.values(), default=Fraction(0))
+    each = sum(weight * sizes[key] for key, weight in loop.items()) / max(steps, 1)
+    return (round(each), int(steps)) if steps > 1 and steps == int(steps) and each <= profile.memory.weights else None
+
+
+def _memory_bound(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
+    """What is moved: the weights over and over, or just bytes."""
+    passes = weight_passes(profile, *pair)
+    if passes and 2 * passes[0] * passes[1] > part.bytes:
+        return f"{units.size(passes[0])} of weights are read {units.count(passes[1])} times"
+    return f"{units.size(part.bytes)} are moved at {units.si(part.bytes / part.known_seconds, 'B/s')}"
+
+
+def _compute_bound(profile: Profile, part: Totals) -> str:
+    """How much is computed, how fast, and how near to the peak of the device."""
+    rate, peak = float(part.known_flops) / part.known_seconds, profile.device.get("peak_flops")
+    of_peak = f", {units.percent(rate / peak)} of the peak" if peak else ""
+    return f"{units.flops(part.known_flops)} at {units.si(rate, 'FLOP/s')}{of_peak}"
+
+
+def _unexplained(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
+    """What the intensity says where nobody recorded a bound; empty if there are no FLOPs."""
+    peak, slope = profile.device.get("peak_flops"), profile.device.get("bandwidth")
+    if part.intensity and peak and slope and part.intensity < peak / slope:
+        return f", at {units.digits(part.intensity)} FLOP/B: {_memory_bound(profile, pair, part)}"
+    return f": {_compute_bound(profile, part)}" if part.known_flops else ""
+
+
+def _why(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
+    """What bounds most of the time of a stage's category, with the numbers that show it."""
+    ops = [op for op in profile.ops if (op.stage, op.category) == pair]
+    bounds = grouped(ops, lambda op: op.bound)
+    bound = max(bounds, key=lambda name: bounds[name].known_seconds)
+    each = f"{units.count(part.launches)} kernels of {units.seconds(part.known_seconds / max(1.0, part.launches))}"
+    reasons: dict[str | None, Callable[[], str]] = {
+        "memory": lambda: f", memory-bound: {_memory_bound(profile, pair, part)}",
+        "tensor": lambda: f", compute-bound: {_compute_bound(profile, part)}",
+        "exp": lambda: f", bound by the exponentials of softmax: {_compute_bound(profile, part)}",
+        "l2": lambda: f", bound by the L2 cache: {_memory_bound(profile, pair, part)}",
+        "waves": lambda: f", too small to fill the device: {_compute_bound(profile, part)}",
+        "launch": lambda: f", launch-bound: {each}",
+        "host": lambda: f", host-bound: {each}, most of it spent waiting for the host",
+        None: lambda: _unexplained(profile, pair, part) or f": {each}",
+    }
+    return reasons[bound]()
+
+
+def sentences(profile: Profile) -> list[str]:
+    """One or two sentences on where the time goes and why."""
+    whole = totals(profile.ops)
+    if whole.untimed:
+        return [f"The time of {whole.untimed} of {len(profile.ops)} operators is unknown: no shares can be given."]
+    parts = grouped(profile.ops, lambda op: (op.stage, op.category))
+    found: list[str] = []
+    for pair, part in sorted(parts.items(), key=lambda item: -item[1].known_seconds)[:2]:
+        if part.known_seconds and whole.known_seconds:
+            what = f"{pair[1]} in the {pair[0].replace('_', ' ')} stage{_why(profile, pair, part)}."
+            taken = units.percent(part.known_seconds / whole.known_seconds)
+            found.append(f"{taken} of the time is {what}" if not found else f"Next, {taken} is {what}")
+    waiting = sum(op.weight * (op.gap_seconds or 0) for op in profile.ops)
+    if whole.known_seconds and waiting > 0.1 * whole.known_seconds:
+        idle = units.percent(waiting / whole.known_seconds)
+        found[1:] = [f"For {idle} of the time the device waits for its next kernel."]
+    return found
