@@ -68,7 +68,9 @@ def main(check: bool) -> int:
             if before != after:
                 stale += 1
                 if check:
-                    difference = difflib.unified_diff(before.splitlines(), after.splitlines(), page.name, "now", lineterm="")
+                    difference = difflib.unified_diff(
+                        before.splitlines(), after.splitlines(), page.name, "now", lineterm=""
+                    )
                     print("\n".join(difference))
                 else:
                     page.write_text(after)

@@ -200,11 +200,9 @@ def _baseline(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None
     return torch.bmm(torch.softmax(scores, dim=-1), values).view(*q.shape[:-1], v.shape[-1])
 
 
-def _fused(
-    backend: str, q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float
-) -> Tensor:
+def _fused(backend: str, q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float) -> Tensor:
     n, m = q.shape[-2], k.shape[-2]
-    if backend == "efficient" or q.device.type == "cpu":
+    if backend in ("efficient", "math"):  # the others take grouped keys as they are
         k, v = _ungroup(q, k), _ungroup(q, v)
     batch = q.shape[:-3]
     if causal and n != m:  # torch aligns a causal mask with the first key, attention() with the last

@@ -89,7 +89,9 @@ class Stack(Strict):
     @model_validator(mode="after")
     def _possible(self) -> Stack:
         if self.head_dim is None and self.dim % self.num_heads:
-            raise ValueError(f"dim {self.dim} is not divisible by num_heads {self.num_heads}; change one or give head_dim")
+            raise ValueError(
+                f"dim {self.dim} is not divisible by num_heads {self.num_heads}; change one or give head_dim"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
         if isinstance(self.position, Rotary) and self.head_width % 2:

@@ -6,13 +6,15 @@ Every failure is a `ValueError` that names the key, the section, what was given 
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from minimodels.config import KINDS, Config
 
@@ -61,20 +63,35 @@ def parse(table: Mapping[str, Any], title: str) -> Config:
 
 
 def json_schema() -> Table:
-    """JSON Schema of a config file, for editors."""
+    """JSON Schema of a config file, for editors: everything is required, or nothing where there is a base."""
     schema = TypeAdapter(Config).json_schema()
-    for variant in schema["$defs"].values():
-        if "name" in variant.get("required", []):  # the file's name gives it
-            variant["required"].remove("name")
-            del variant["properties"]["name"]
-            variant["properties"]["base"] = {"type": "string", "enum": names(), "description": "config to start from"}
+    whole: Table = schema["$defs"]
+    for model in KINDS.values():  # the file's name gives it
+        whole[model.__name__]["required"].remove("name")
+        del whole[model.__name__]["properties"]["name"]
+    partial: Table = json.loads(json.dumps(whole).replace('"#/$defs/', '"#/$defs/Partial'))
+    for definition in partial.values():
+        definition.pop("required", None)
+        for field in definition.get("properties", {}).values():
+            if "oneOf" in field:  # without its kind, a table may be any of several
+                field["anyOf"] = field.pop("oneOf")
+                del field["discriminator"]
+    for model in KINDS.values():
+        base = {"type": "string", "enum": names(), "description": "architecture to start from"}
+        partial[model.__name__]["properties"]["base"] = base
+        partial[model.__name__]["required"] = ["base"]
+        schema["anyOf"].append({"$ref": f"#/$defs/Partial{model.__name__}"})
+    whole |= {f"Partial{name}": definition for name, definition in partial.items()}
     return schema | {"title": "minimodels architecture"}
 
 
 def _resolve(name: str) -> tuple[Table, str]:
     if name.endswith(".toml"):
         path = Path(name)
-        return _on_base(_read_file(path), name) | {"name": path.stem}, name
+        table = _read_file(path)
+        if "name" in table:
+            raise ValueError(f"{name}: unknown key 'name' in the top level: an architecture is called as its file")
+        return _on_base(table, name) | {"name": path.stem}, name
     stem = name.removesuffix("-config")
     return _on_base(_read_builtin(stem), name) | {"name": stem}, name
 
@@ -90,19 +107,19 @@ def _on_base(table: Table, title: str) -> Table:
     if not isinstance(base, str):
         raise ValueError(f"{title}: base must be the name of a built-in architecture, not {base!r}")
     parent = _on_base(_read_builtin(base.removesuffix("-config"), asked_by=title), base)
-    inherited = [key for key in table if _is_part(parent.get(key)) and "published" not in table[key]]
+    resized = [key for key, value in table.items() if isinstance(value, dict) and "published" not in value]
     table = _merge(parent, table)
-    for key in inherited:  # another size is not what the authors counted
-        del table[key]["published"]
+    for key in resized:  # another size is not what the authors counted
+        table[key].pop("published", None)
     return table
 
 
 def _read_builtin(name: str, asked_by: str | None = None) -> Table:
     known = names()
     if name not in known:
-        where = f"{asked_by}: base" if asked_by else "model"
+        what = f"{asked_by}: unknown base" if asked_by else "unknown model"
         raise ValueError(
-            f"unknown {where} {name!r}{_near(name, known) or '; known: ' + ', '.join(known)}. "
+            f"{what} {name!r}{_near(name, known) or '; known: ' + ', '.join(known)}. "
             "`minibench list` shows all; a path must end in .toml"
         )
     return tomllib.loads((resources.files("minimodels") / "configs" / f"{name}.toml").read_text("utf-8"))
@@ -110,17 +127,20 @@ def _read_builtin(name: str, asked_by: str | None = None) -> Table:
 
 def _read_file(path: Path) -> Table:
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a config has at most {MAX_FILE:,}")
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MAX_FILE:
+        raise ValueError(f"{path} is too large: a config has at most {MAX_FILE:,} bytes")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text file in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from None
     except RecursionError:
         raise ValueError(f"{path} is not a config: its tables are nested too deeply") from None
+    except ValueError as error:  # bad syntax, or a number of too many digits
+        raise ValueError(f"{path} is not valid TOML: {str(error).partition(';')[0]}") from None
 
 
 def _is_part(value: Any) -> bool:
@@ -152,13 +172,18 @@ def _override(table: Table, text: str, title: str) -> None:
             position: Any = int(key)
         elif isinstance(node, dict):
             if key not in node:
-                raise ValueError(f"--set {path}: {title} has no key {key!r} in {where}{_near(key, node)}")
+                allowed = _fields_at(KINDS.get(str(table.get("kind"))), table, keys[:depth])
+                if key not in allowed or depth < len(keys) - 1:
+                    raise ValueError(
+                        f"--set {path}: {title} has no key {key!r} in {where}{_near(key, allowed or node)}"
+                    )
             position = key
         else:
             raise ValueError(f"--set {path}: {where} is the value {node!r}, not a section")
         if depth == len(keys) - 1:
             node[position] = _value(raw)
-            if depth and _is_part(table[keys[0]]):  # another size is not what the authors counted
+            # Another size is not what the authors counted
+            if depth and keys[1] != "published" and _is_part(table[keys[0]]):
                 del table[keys[0]]["published"]
         else:
             node = node[position]
@@ -175,7 +200,7 @@ def _set_length(table: Table, key: str, value: int, title: str) -> None:
 def _value(raw: str) -> Any:
     try:
         return tomllib.loads(f"value = {raw}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return raw
 
 
@@ -185,26 +210,29 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 
 def _explain(error: ValidationError, table: Mapping[str, Any], model: type[Config], title: str) -> str:
-    """All problems of a config, one a line, with the nearest valid key for each unknown one."""
-    lines = []
-    for problem in error.errors()[:5]:
-        path = _keys(table, problem["loc"])
-        where = ".".join(str(part) for part in path)
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            siblings = _fields_at(model, path[:-1])
-            section = ".".join(map(str, path[:-1])) or "the top level"
-            message = f"unknown key {path[-1]!r} in {section}{_near(str(path[-1]), siblings) or '; allowed: ' + ', '.join(siblings)}"
-            lines.append(message)
-        elif problem["type"] == "missing":
-            lines.append(f"{where} is missing")
-        else:
-            given = problem["input"]
-            shown = "" if isinstance(given, dict | list) else f", not {given!r}"
-            lines.append(f"{where or 'config'}: {message[:1].lower() + message[1:]}{shown}")
+    """All problems of a config, one a line, five at most."""
+    lines = [_line(problem, table, model) for problem in error.errors()[:5]]
     if error.error_count() > 5:
         lines.append(f"and {error.error_count() - 5} more")
     return "\n".join(f"{title}: {line}" for line in lines)
+
+
+def _line(problem: ErrorDetails, table: Mapping[str, Any], model: type[Config]) -> str:
+    """One problem: the key, what was given, what is allowed, the nearest valid key."""
+    path, what = _keys(table, problem["loc"]), problem["type"]
+    where, message = ".".join(map(str, path)), problem["msg"].removeprefix("Value error, ")
+    if what == "extra_forbidden":
+        allowed, section = _fields_at(model, table, path[:-1]), ".".join(map(str, path[:-1])) or "the top level"
+        return f"unknown key {path[-1]!r} in {section}{_near(str(path[-1]), allowed) or '; allowed: ' + ', '.join(allowed)}"
+    if what in ("missing", "union_tag_not_found"):
+        return f"{where}{'.kind' if what != 'missing' else ''} is missing"
+    if what == "union_tag_invalid":
+        tag, allowed = (problem.get("ctx", {})[key] for key in ("tag", "expected_tags"))
+        return f"{where}.kind is {tag!r}; allowed: {allowed}"
+    if what in ("model_type", "model_attributes_type"):
+        message = "must be a section"
+    given = "" if what == "value_error" else f", not {_shown(problem['input'])}"
+    return f"{where or 'config'}: {message[:1].lower() + message[1:]}{given}"
 
 
 def _keys(table: Mapping[str, Any], loc: tuple[int | str, ...]) -> list[int | str]:
@@ -222,16 +250,37 @@ def _keys(table: Mapping[str, Any], loc: tuple[int | str, ...]) -> list[int | st
     return keys
 
 
-def _fields_at(model: type[Config], path: list[int | str]) -> list[str]:
-    """The keys allowed at a path of the config, from the JSON Schema of its type."""
-    schema = model.model_json_schema()
-    node: Any = schema
+def _shown(value: Any) -> str:
+    """A value as an error shows it, in one short line."""
+    if isinstance(value, dict | list):
+        return "a section" if isinstance(value, dict) else "a list"
+    text = hex(value) if isinstance(value, int) and abs(value) > 10**50 else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _fields_at(model: type[Config] | None, table: Mapping[str, Any], path: Sequence[int | str]) -> list[str]:
+    """The keys allowed at a path of the table, from the JSON Schema of its type."""
+    schema = {} if model is None else model.model_json_schema()
+    node, given = schema, table
     for part in path:
-        node = _deref(node, schema)
+        node = _chosen(node, given, schema)
         node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+        given = given[part]  # type: ignore[index]
+    return sorted(_chosen(node, given, schema).get("properties", {}))
+
+
+def _chosen(node: Table, given: Any, schema: Table) -> Table:
+    """The schema a value is held against: of a union that of its kind, or of all kinds together."""
     node = _deref(node, schema)
     options = [_deref(option, schema) for option in node.get("oneOf", node.get("anyOf", [node]))]
-    return sorted({key for option in options for key in option.get("properties", {})})
+    kind = given.get("kind") if isinstance(given, dict) else None
+    for option in options:
+        if kind is not None and option.get("properties", {}).get("kind", {}).get("const") == kind:
+            return option
+    together: Table = {}
+    for option in options:
+        together |= option | {"properties": together.get("properties", {}) | option.get("properties", {})}
+    return together
 
 
 def _deref(node: Any, schema: Table) -> Any:

@@ -57,7 +57,9 @@ def make_run(*, device: str, dtype: str | None, **options: Any) -> Run:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else Run.model_fields["device"].default
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no CUDA device here; name a GPU to simulate it, e.g. --device a100-80gb")
+        raise ValueError(
+            "--device cuda: torch finds no CUDA device here; name a GPU to simulate it, e.g. --device a100-80gb"
+        )
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     try:
         return Run(device=device, dtype=dtype, **options)  # type: ignore[arg-type]
@@ -75,7 +77,9 @@ def steps(name: str, n: int, growth: Growth = "constant") -> Iterator[int]:
     return iter(range(n)) if tracer is None else tracer.loop(name, n, growth)
 
 
-def build(config: Architecture, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.ModuleDict:
+def build(
+    config: Architecture, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> nn.ModuleDict:
     """Build the parts of an architecture with random weights, by section name, in evaluation mode.
 
     On `meta` nothing is allocated. Elsewhere weights are drawn so that activations stay of order one: zeros

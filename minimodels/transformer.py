@@ -164,5 +164,7 @@ def language_model(config: DecoderOnly) -> Decoder:
 
 
 def start_tokens(decoder: Decoder, batch: int, length: int) -> Tensor:
-    """A buffer (b, length) of token numbers, filled with the start token."""
-    return torch.full((batch, length), decoder.vocab, device=decoder.head.weight.device)
+    """A buffer (b, length) of token numbers: the start token, then zeros."""
+    tokens = torch.zeros((batch, length), dtype=torch.long, device=decoder.head.weight.device)
+    tokens[:, 0].fill_(decoder.vocab)
+    return tokens

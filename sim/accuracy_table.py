@@ -24,10 +24,14 @@ def report(rows: Sequence[Row]) -> Lines:
         kernels.add_column(column, justify="right")
     for row in rows:
         if row.group in WHOLE and row.predicted is not None:
-            whole.add_row(row.what, row.gpu, f"{row.measured:g} {row.unit}", f"{row.predicted:.4g}", f"{row.error:+.0%}")
+            whole.add_row(
+                row.what, row.gpu, f"{row.measured:g} {row.unit}", f"{row.predicted:.4g}", f"{row.error:+.0%}"
+            )
     for group in groups(row for row in rows if row.group not in WHOLE):
         numbers = (f"{group.median:.0%}", f"{group.p90:.0%}", f"{group.bias:+.0%}")
-        kernels.add_row(group.family, group.gpu, f"{group.n}" if group.judged else f"{group.n}, too few to judge", *numbers)
+        kernels.add_row(
+            group.family, group.gpu, f"{group.n}" if group.judged else f"{group.n}, too few to judge", *numbers
+        )
     unpredicted = [row for row in rows if row.predicted is None]
     lines = [f"{len(rows) - len(unpredicted)} of {len(rows)} rows predicted; errors are of the prediction, simulated."]
     lines += [f"not predicted: {row.id}: {row.reason}" for row in unpredicted[:20]]

@@ -42,9 +42,17 @@ def run(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, An
     return torch.empty_permuted(shape, order, dtype=q.dtype, device=q.device)
 
 
-def work_of(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
-    """The work of one call of `func`; `out` holds its result tensors, storages of inputs included."""
+def work_of(
+    func: torch._ops.OpOverload,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    out: tuple[Tensor, ...],
+    core: AttentionCall | None = None,
+) -> Work:
+    """The work of one call of `func`; `out` holds its result tensors, `core` is the attention it runs in."""
     name = operator(func)
+    if func is ATTENTION and core is not None and core.backend == "math":
+        return _math_attention(args, kwargs, out)
     if name in FORMULAS:
         return FORMULAS[name](args, kwargs, out)
     if torch.Tag.pointwise in func.tags:
@@ -124,10 +132,15 @@ def _one_dimension(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return all(a[1] == b[0] * b[1] for a, b in pairwise(long))
 
 
-def _gemm(batch: int, m: int, n: int, k: int, read: int, written: int, copies: tuple[int, ...], launches: int = 1) -> Work:
-    copied = sum(copies)
-    launches += sum(size > 0 for size in copies)
-    return Work("gemm", 2 * batch * m * n * k, read + 2 * copied, written + copied, launches, (batch, m, n, k), copied)
+def _copying(work: Work, *copies: int) -> Work:
+    """The work, after copies of some arguments of these bytes: the copies are read in their place."""
+    copied, launches = sum(copies), work.launches + sum(size > 0 for size in copies)
+    read, written, workspace = work.bytes_read + copied, work.bytes_written + copied, work.workspace + copied
+    return replace(work, bytes_read=read, bytes_written=written, launches=launches, workspace=workspace)
+
+
+def _gemm(batch: int, m: int, n: int, k: int, read: int, written: int, copies: tuple[int, ...]) -> Work:
+    return _copying(Work("gemm", 2 * batch * m * n * k, read, written, 1, (batch, m, n, k)), *copies)
 
 
 def _linear(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -170,9 +183,9 @@ def _convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tenso
     read, written = _traffic(args, kwargs, out)
     pixels = y.shape[0] * prod(y.shape[2:])
     channels, taps = weight.shape[0] // groups, prod(weight.shape[1:])
-    copied, gemm = _uncontiguous(args[0]), (groups, pixels, channels, taps)
     flops = 2 * groups * pixels * channels * taps
-    return Work("conv", flops, read + copied, written + copied, 1 + (copied > 0), gemm, copied)
+    work = Work("conv", flops, read, written, 1, (groups, pixels, channels, taps))
+    return _copying(work, _uncontiguous(args[0]))
 
 
 def _uncontiguous(x: Tensor) -> int:
@@ -190,11 +203,24 @@ def _attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor,
     return Work("attention", 2 * batch_heads * n * m * (q.shape[-1] + v.shape[-1]), read, written)
 
 
+def _math_attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    """torch's fallback: scale q and k, multiply, softmax, find rows that are all -inf, multiply; in float32 at least.
+
+    Source: torch/native/transformers/attention.cpp, _scaled_dot_product_attention_math.
+    """
+    q, k = args[:2]
+    work, widened = _attention(args, kwargs, out), max(4, q.element_size()) / q.element_size()
+    scaled = round((q.numel() + k.numel()) * q.element_size() * widened)
+    scores = round(q.numel() // q.shape[-1] * k.shape[-2] * q.element_size() * widened)
+    read, written = work.bytes_read + 2 * scaled + 4 * scores, work.bytes_written + scaled + 3 * scores
+    return replace(work, bytes_read=read, bytes_written=written, launches=8, workspace=scaled + scores)
+
+
 def _norm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     read, written = _traffic(args, kwargs, out)
     x = args[0]
     copied = 0 if x.is_contiguous() else x.numel() * x.element_size()
-    return Work("norm", 0, read + copied, written + copied, 1 + (copied > 0), workspace=copied + _statistics(args))
+    return _copying(Work("norm", 0, read, written, workspace=_statistics(args)), copied)
 
 
 def _statistics(args: tuple[Any, ...]) -> int:
@@ -215,13 +241,9 @@ def _reduce(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ..
 
 
 def _embedding(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
-    work, index = _gather(args, kwargs, out), args[1]
-    if _one_dimension(index.shape, index.stride()):
-        return work
-    copied = index.numel() * index.element_size()
-    return replace(
-        work, bytes_read=work.bytes_read + copied, bytes_written=work.bytes_written + copied, launches=2, workspace=copied
-    )
+    index = args[1]
+    copied = 0 if _one_dimension(index.shape, index.stride()) else index.numel() * index.element_size()
+    return _copying(_gather(args, kwargs, out), copied)
 
 
 def _masked_fill(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -265,9 +287,13 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("index", "index_select", "gather"), _gather),
     "embedding": _embedding,
     "masked_fill": _masked_fill,
-    **dict.fromkeys(("cat", "clone", "contiguous", "reshape", "to", "roll", "repeat_interleave", "pixel_shuffle", "triu"), _copy),
+    **dict.fromkeys(
+        ("cat", "clone", "contiguous", "reshape", "to", "roll", "repeat_interleave", "pixel_shuffle", "triu"), _copy
+    ),
     "copy_": _copy_into,
-    **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "ones", "full", "arange", "randint", "randn", "fill_", "zero_"), _fill),
+    **dict.fromkeys(
+        ("zeros", "zeros_like", "new_zeros", "ones", "full", "arange", "randint", "randn", "fill_", "zero_"), _fill
+    ),
     **dict.fromkeys(("exponential_", "normal_", "uniform_", "random_"), _fill),
     **dict.fromkeys(("empty", "empty_like", "new_empty", "empty_strided"), _nothing),
 }

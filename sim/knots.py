@@ -2,8 +2,9 @@
 
 For work affine in the step, the knots 0 = k0 < k1 < ... = n - 1 with weights (m + 1) / 2 to the left and
 (m - 1) / 2 to the right end of each interval of m steps, plus 1 at the last step, give the exact sum over
-all steps: weights are halves, so sums stay exact rationals. Time is not affine (tiles, waves, launches), so
-intervals are halved until the middle lies on the line between the ends.
+all steps: weights are halves, so sums stay exact rationals. The first and the last step stand for themselves
+alone: one key, or a full and hence contiguous cache, may take another kernel or spare a copy. Time is not
+affine (tiles, waves, launches), so intervals are halved until the middle lies on the line between the ends.
 """
 
 from __future__ import annotations
@@ -59,14 +60,17 @@ def visit(
         calls.extend(segments[step])
 
 
-def _refine(n: int, segments: dict[int, list[Call]], estimate: Callable[[Sequence[Call]], float] | None) -> Iterator[int]:
-    yield 0
-    yield n - 1
-    if estimate is None:
+def _refine(
+    n: int, segments: dict[int, list[Call]], estimate: Callable[[Sequence[Call]], float] | None
+) -> Iterator[int]:
+    """The first and the last step, which may be special (one key, a full cache), and knots in between."""
+    ends = [step for step in (1, n - 2) if 0 < step < n - 1]
+    yield from (0, n - 1, *sorted(set(ends)))
+    if estimate is None or len(set(ends)) < 2:
         return
-    seconds = {step: estimate(segments[step]) for step in (0, n - 1)}
-    queue = [(0, n - 1)]
-    while queue and len(seconds) < MAX_KNOTS:
+    seconds = {step: estimate(segments[step]) for step in ends}
+    queue = [(ends[0], ends[1])]
+    while queue and len(segments) < MAX_KNOTS:
         left, right = queue.pop(0)
         middle = (left + right) // 2
         if middle in (left, right):

@@ -145,7 +145,9 @@ class Profile(Record):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"{origin} is not a minimodels profile: {where + ': ' if where else ''}{first['msg']}") from None
+            raise ValueError(
+                f"{origin} is not a minimodels profile: {where + ': ' if where else ''}{first['msg']}"
+            ) from None
 
     def save(self, path: Path) -> None:
         """Write the record to `path`, whole or not at all.

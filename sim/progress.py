@@ -32,7 +32,9 @@ def bar(title: str) -> Iterator[Advance]:
     timer.daemon = True
     timer.start()
     try:
-        yield lambda what, done, total: progress.update(task, description=f"{title}: {what}", completed=done, total=total or None)
+        yield lambda what, done, total: progress.update(
+            task, description=f"{title}: {what}", completed=done, total=total or None
+        )
     finally:
         timer.cancel()
         progress.stop()

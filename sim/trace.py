@@ -146,7 +146,10 @@ class Walk(TorchDispatchMode):
                 outputs: tuple[Tensor, ...] = (out,)
             else:
                 outputs = tuple(
-                    [torch.empty_strided(size, stride, dtype=dtype, device="meta") for size, stride, dtype in memo.outputs]
+                    [
+                        torch.empty_strided(size, stride, dtype=dtype, device="meta")
+                        for size, stride, dtype in memo.outputs
+                    ]
                 )
                 out = outputs[0] if memo.returns == "one" else outputs
         else:
@@ -178,7 +181,7 @@ class Walk(TorchDispatchMode):
         elif not isinstance(out, Tensor):
             returns = "many"
             specs = specs if isinstance(out, tuple) and len(out) == len(outputs) else None
-        work = Work("none", 0, 0, 0, 0) if view else work_of(func, args, kwargs, outputs)
+        work = Work("none", 0, 0, 0, 0) if view else work_of(func, args, kwargs, outputs, self._place.core)
         dtype = next((t.dtype for t in (*inputs, *outputs) if t.dtype.is_floating_point), torch.int64)
         shapes = tuple(tuple(t.shape) for t in inputs)
         return _Memo(work, specs, returns, name, shapes, str(dtype).removeprefix("torch."), view)
@@ -225,7 +228,9 @@ class _Scope:
     def __enter__(self) -> None:
         self.before, self.walk._place = self.walk._place, self.place
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.walk._place = self.before
 
 

@@ -162,7 +162,9 @@ def _predict(record: dict[str, str]) -> tuple[str, float]:
     return family, predict([call], load_device(GPUS[gpu]), "graph")[0].device_seconds
 
 
-def _generation(phase: str, model: str, lengths: list[int], batch: int, gpu: str, dtype: Literal["bfloat16", "float16"]) -> float:
+def _generation(
+    phase: str, model: str, lengths: list[int], batch: int, gpu: str, dtype: Literal["bfloat16", "float16"]
+) -> float:
     """Seconds of the prefill, or generated tokens per second."""
     prompt, generated = lengths[0], lengths[1] if len(lengths) > 1 else 1
     config = loader.load(model, [f"run.prompt_len={prompt}", f"run.gen_len={generated}"])

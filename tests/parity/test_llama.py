@@ -19,7 +19,15 @@ SIZES: dict[str, dict[str, int]] = {
     "grouped": {"dim": 48, "num_heads": 6, "num_kv_heads": 2, "depth": 2, "ff_dim": 77, "vocab": 29},
     "one key head": {"dim": 70, "num_heads": 5, "num_kv_heads": 1, "depth": 3, "ff_dim": 19, "vocab": 53},
     "one layer, one head": {"dim": 6, "num_heads": 1, "num_kv_heads": 1, "depth": 1, "ff_dim": 5, "vocab": 7},
-    "own head_dim": {"dim": 36, "num_heads": 4, "num_kv_heads": 2, "depth": 2, "ff_dim": 41, "vocab": 31, "head_dim": 10},
+    "own head_dim": {
+        "dim": 36,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "depth": 2,
+        "ff_dim": 41,
+        "vocab": 31,
+        "head_dim": 10,
+    },
 }
 BATCH, LENGTH = 3, 13
 
@@ -27,9 +35,9 @@ BATCH, LENGTH = 3, 13
 class ExactNorm(nn.Module):
     """RMSNorm in the dtype of its input; transformers' computes in float32 even where that is float64."""
 
-    def __init__(self, weight: nn.Parameter, eps: float) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
-        self.weight, self.eps = weight, eps
+        self.weight, self.eps = norm.weight, norm.variance_epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
@@ -78,7 +86,7 @@ def theirs(sizes: dict[str, int], state: dict[str, Tensor], dtype: torch.dtype, 
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child).__name__ == "LlamaRMSNorm":
-                setattr(module, name, ExactNorm(child.weight, child.variance_epsilon))
+                setattr(module, name, ExactNorm(child))
     return model
 
 

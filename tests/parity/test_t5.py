@@ -25,18 +25,42 @@ FORMS = {
     "original": {"gated": False, "activation": "relu", "feed_forward_proj": "relu"},
 }
 SIZES: dict[str, dict[str, int]] = {
-    "inner width of dim": {"dim": 30, "num_heads": 3, "head_dim": 10, "depth": 3, "ff_dim": 43, "buckets": 10, "max_distance": 17},
-    "wider than dim": {"dim": 33, "num_heads": 5, "head_dim": 7, "depth": 2, "ff_dim": 77, "buckets": 32, "max_distance": 128},
-    "all distances far": {"dim": 20, "num_heads": 2, "head_dim": 9, "depth": 2, "ff_dim": 21, "buckets": 4, "max_distance": 5},
+    "inner width of dim": {
+        "dim": 30,
+        "num_heads": 3,
+        "head_dim": 10,
+        "depth": 3,
+        "ff_dim": 43,
+        "buckets": 10,
+        "max_distance": 17,
+    },
+    "wider than dim": {
+        "dim": 33,
+        "num_heads": 5,
+        "head_dim": 7,
+        "depth": 2,
+        "ff_dim": 77,
+        "buckets": 32,
+        "max_distance": 128,
+    },
+    "all distances far": {
+        "dim": 20,
+        "num_heads": 2,
+        "head_dim": 9,
+        "depth": 2,
+        "ff_dim": 21,
+        "buckets": 4,
+        "max_distance": 5,
+    },
 }
 
 
 class ExactNorm(nn.Module):
     """RMSNorm in the dtype of its input; transformers takes the variance in float32 even in float64."""
 
-    def __init__(self, weight: nn.Parameter, eps: float) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
-        self.weight, self.eps = weight, eps
+        self.weight, self.eps = norm.weight, norm.variance_epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
@@ -120,7 +144,7 @@ def exact(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child).__name__ == "T5LayerNorm":
-                setattr(module, name, ExactNorm(child.weight, child.variance_epsilon))
+                setattr(module, name, ExactNorm(child))
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:

@@ -64,7 +64,9 @@ def test_memory_holds_weights_cache_and_the_materialised_scores() -> None:
     found = profile("llama2-7b", ("run.prompt_len=512", "run.gen_len=3"), attention="baseline")
     counted = parameters(build(loader.load("llama2-7b"), "meta")["language_model"])
     tables = 2 * 4096 * 128  # cosines and sines
-    assert found.memory.weights == pytest.approx(2 * (counted + tables), abs=ROUNDING * 400)  # 291 tensors, each rounded up
+    assert found.memory.weights == pytest.approx(
+        2 * (counted + tables), abs=ROUNDING * 400
+    )  # 291 tensors, each rounded up
     assert found.memory.kv_cache == 32 * 2 * 32 * 515 * 128 * 2
     scores = 32 * 512 * 512 * 2
     peak = found.ops[found.memory.peak_op or 0]

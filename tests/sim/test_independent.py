@@ -1,0 +1,243 @@
+"""Independent evidence for the walk: what torch.profiler saw of real CPU runs, byte by byte.
+
+The walk and a run share their Python, so agreement of operator lists proves little about what torch does inside an
+operator. `evidence.observe` knows that: leaf matrix products, convolutions, copies and allocations. Where torch on
+a CPU does what it would not on a GPU, a function below says so and computes it from the profiler's shapes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.scope import CORE, KV_CACHE, STAGE, TRACER, AttentionCall, label
+from minimodels.loader import load, names
+from minimodels.pipelines import example_input, generate
+from minimodels.run import build
+from minimodels.sim.call import Call
+from minimodels.sim.formulas import operator, tensors_in
+from minimodels.sim.profiler import Executed, attention_backend_of
+from minimodels.sim.trace import Walk
+from tests.sim.evidence import Gemm, Operator, observe, plain_cpu
+
+TINY = [name for name in names() if name.endswith("-tiny")]
+RUNS = [(name, batch, attention) for name in TINY for batch in (1, 2) for attention in ("sdpa", "baseline")]
+pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # on turning oneDNN off
+every_run = pytest.mark.parametrize(("name", "batch", "attention"), RUNS)
+FLOAT, INDEX = 4, 8  # bytes
+
+
+@cache
+def parts_of(name: str) -> nn.ModuleDict:
+    return build(load(name), "meta")
+
+
+@cache
+def walked(name: str, batch: int, attention: str, full: bool = True, memoise: bool = True) -> list[Call]:
+    """The calls of a walk for the CPU, views included, bytes not rounded."""
+    config, parts = load(name), parts_of(name)
+    tokens = example_input(config, batch, "meta")
+    walk = Walk(parts, rounding=1, full=full, keep_views=True, memoise=memoise)
+    with attention_backend(attention, "cpu"), torch.inference_mode(), walk:
+        walk.hold(tokens)
+        generate(config, parts, tokens)
+    return walk.calls
+
+
+def pairs(name: str, batch: int, attention: str) -> list[tuple[Operator, Call]]:
+    """Each operator of the run beside that of the walk; a batch whose copies views avoid has fewer of them."""
+    seen, calls = observe(name, batch, attention), walked(name, batch, attention)
+    assert [op.name for op in seen] == [call.name for call in calls]
+    return list(zip(seen, calls, strict=True))
+
+
+# What a CPU does and a GPU does not.
+
+
+def gemms_of_math_attention(op: Operator) -> list[Gemm]:
+    """Where grouped keys rule out the fused kernel of a CPU, attention is two products."""
+    q, k, v = op.shapes[:3]
+    batch, n, m = prod(q[:-2]), q[-2], k[-2]
+    return [(batch, n, m, q[-1]), (batch, n, v[-1], m)]
+
+
+def copies_of_math_attention(op: Operator, causal: bool) -> list[int]:
+    """There, a q whose heads do not view as one dimension with the batch is copied; a causal mask is cut out of ones."""
+    (b, heads, n, _), (outer, inner, *_) = op.shapes[0], op.strides[0]
+    joins = b == 1 or heads == 1 or outer == heads * inner
+    mask = [n * op.shapes[1][-2]] if causal else []
+    return mask if joins else [prod(op.shapes[0]) * FLOAT, *mask]
+
+
+def copy_of_bias(op: Operator, result: int) -> list[int]:
+    """A product or convolution with a bias begins by copying the bias to every row of its result."""
+    return [result * FLOAT] if len(op.shapes) > 2 and op.shapes[2] else []
+
+
+def copy_of_index(op: Operator) -> list[int]:
+    """An embedding takes its token numbers from consecutive addresses; a view of a column is copied first."""
+    sizes = [(size, stride) for size, stride in zip(op.shapes[1], op.strides[1], strict=True) if size != 1]
+    return [prod(op.shapes[1]) * INDEX] if len(sizes) == 1 and sizes[0][1] != 1 else []
+
+
+def columns(op: Operator) -> int:
+    """A convolution unfolds its input: every tap of every pixel, unless it is 1x1 with nothing to unfold."""
+    return sum(
+        groups * pixels * taps * FLOAT for groups, pixels, _, taps in op.convolutions if prod(op.shapes[1][2:]) > 1
+    )
+
+
+def copies_of_cpu(op: Operator, call: Call) -> list[int]:
+    """The copies in an operator that only a CPU makes."""
+    if op.name in ("linear", "addmm"):
+        return copy_of_bias(op, sum(m * n for _, m, n, _ in op.gemms))
+    if op.convolutions:
+        return copy_of_bias(op, sum(groups * m * n for groups, m, n, _ in op.convolutions))
+    if op.name == "embedding":
+        return copy_of_index(op)
+    if _is_math(call):
+        assert call.attention is not None
+        return copies_of_math_attention(op, call.attention.causal)
+    return []
+
+
+def _is_math(call: Call) -> bool:
+    return call.attention is not None and call.attention.backend == "math" and call.work.kernel == "attention"
+
+
+# What the walk predicts.
+
+
+def gemms(op: Operator, call: Call) -> list[Gemm]:
+    if _is_math(call):
+        return gemms_of_math_attention(op)
+    return [call.work.gemm] if call.work.kernel == "gemm" and call.work.gemm else []
+
+
+def copied(call: Call) -> int:
+    """Bytes written by copies: all that a copy writes, else those of the launches before an operator's own."""
+    work = call.work
+    if work.kernel == "copy":
+        return work.bytes_written
+    if work.launches == 1 or work.kernel in ("none", "attention"):
+        return 0
+    if call.name == "masked_fill":  # the copy becomes the result
+        return work.bytes_written // 2
+    return prod(call.shapes[0]) * FLOAT if work.kernel == "norm" else work.workspace
+
+
+def difference(found: Counter[Any], expected: Counter[Any]) -> tuple[dict[Any, int], dict[Any, int]]:
+    """What the run has and the walk has not, and the other way round."""
+    return dict(found - expected), dict(expected - found)
+
+
+@every_run
+def test_matrix_products_are_the_walked_ones(name: str, batch: int, attention: str) -> None:
+    found = [(op.name, gemm) for op, _ in pairs(name, batch, attention) for gemm in op.gemms]
+    expected = [(call.name, gemm) for op, call in pairs(name, batch, attention) for gemm in gemms(op, call)]
+    assert difference(Counter(found), Counter(expected)) == ({}, {})
+    assert found == expected != []
+
+
+@every_run
+def test_convolutions_are_the_walked_ones(name: str, batch: int, attention: str) -> None:
+    both = pairs(name, batch, attention)
+    found = [convolution for op, _ in both for convolution in op.convolutions]
+    assert found == [call.work.gemm for _, call in both if call.work.kernel == "conv"]
+
+
+@every_run
+def test_copies_are_the_walked_ones_and_the_known_ones_of_a_cpu(name: str, batch: int, attention: str) -> None:
+    both = pairs(name, batch, attention)
+    found = Counter((op.name, sum(op.copies)) for op, _ in both if op.copies)
+    expected = Counter((op.name, copied(call) + sum(copies_of_cpu(op, call))) for op, call in both)
+    expected = Counter({key: count for key, count in expected.items() if key[1]})
+    assert difference(found, expected) == ({}, {})
+    assert found
+
+
+@every_run
+def test_peak_memory_of_every_stage_is_within_5_percent(name: str, batch: int, attention: str) -> None:
+    found: Counter[str] = Counter()
+    expected: Counter[str] = Counter()
+    for op, call in pairs(name, batch, attention):
+        assert op.stage == call.stage
+        found[op.stage] = max(found[op.stage], op.peak)
+        expected[op.stage] = max(expected[op.stage], call.live + columns(op))
+    assert {stage: found[stage] / expected[stage] for stage in found} == pytest.approx(
+        dict.fromkeys(found, 1), abs=0.05
+    )
+
+
+@every_run
+def test_the_attention_kernel_is_the_walked_one(name: str, batch: int, attention: str) -> None:
+    for op, call in pairs(name, batch, attention):
+        ran = attention_backend_of(Executed(op.name, 0, 0, op.inside))
+        if ran is not None:
+            assert call.attention is not None
+            assert ran == call.attention.backend
+
+
+class Recorder(TorchDispatchMode):
+    """Lists the operators of a real run: name, shapes of the tensors they take, stage, scope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: list[tuple[str, tuple[tuple[int, ...], ...], str, str]] = []
+        self._stage, self._path = "run", ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        shapes = tuple(tuple(x.shape) for x in tensors_in((*args, *kwargs.values())))
+        self.operators.append((operator(func), shapes, self._stage, self._path))
+        return func(*args, **kwargs)
+
+    def scope(self, kind: str, name: str, call: AttentionCall | None) -> AbstractContextManager[object]:
+        return self._scope(kind, name)
+
+    @contextmanager
+    def _scope(self, kind: str, name: str) -> Iterator[None]:
+        before = self._stage, self._path
+        if kind == STAGE:
+            self._stage, self._path = name, ""
+        elif kind != KV_CACHE:
+            self._path = "/".join(filter(None, (self._path, label(kind, name))))
+        yield
+        self._stage, self._path = before
+
+    def loop(self, name: str, n: int, growth: str) -> Iterator[int]:
+        return iter(range(n))
+
+
+@every_run
+def test_a_real_run_lists_the_walked_operators(name: str, batch: int, attention: str) -> None:
+    config = load(name)
+    parts, tokens, recorder = build(config, "cpu"), example_input(config, batch, "cpu"), Recorder()
+    token = TRACER.set(recorder)
+    try:
+        with plain_cpu(), attention_backend(attention), torch.inference_mode(), recorder:
+            generate(config, parts, tokens)
+    finally:
+        TRACER.reset(token)
+    calls = walked(name, batch, attention)
+    found = [(*op[:1], *op[2:], op[1]) for op in recorder.operators]
+    expected = [(call.name, call.stage, call.scope, call.shapes) for call in calls]
+    for op, call in zip(found, expected, strict=True):
+        assert op == call
+    assert any(label(CORE, "") in path for *_, path, _ in found)
+
+
+@pytest.mark.parametrize("name", [*TINY, "parti-350m"])
+@pytest.mark.parametrize("attention", ("sdpa", "baseline"))
+def test_a_walk_with_memory_records_what_one_without_does(name: str, attention: str) -> None:
+    assert walked(name, 2, attention, False, True) == walked(name, 2, attention, False, False)
