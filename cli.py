@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from minimodels.config import Config
+    from minimodels.kinds import Config
     from minimodels.sim.profile import Profile
 
 LENGTHS = ("steps", "image_size", "frames", "prompt_len", "gen_len")

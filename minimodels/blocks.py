@@ -6,7 +6,7 @@ Shapes: x (b, n, d) with d the model's width; context (b, m, d') with d' its own
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,20 @@ class KV(NamedTuple):
 
     keys: Tensor
     values: Tensor
+
+
+class Heads(NamedTuple):
+    """How attention splits its width: query heads, key and value heads, features per head, and the scores' scale."""
+
+    num: int
+    num_kv: int
+    dim: int
+    scaled: bool = True
+
+    @classmethod
+    def of(cls, stack: Stack) -> Heads:
+        """The heads of a stack's self-attention."""
+        return cls(stack.num_heads, stack.num_kv_heads, stack.head_width, stack.scaled)
 
 
 def make_norm(norm: Norm, dim: int) -> nn.Module:
@@ -96,23 +110,26 @@ class RelativeBias(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with its four projections, labelled by what attends to what.
 
-    role: "self" or "cross" (later "spatial", "temporal", "joint"); context_dim: width of what is attended to.
+    context_dim: width of what is attended to; role: "self" or "cross" (later "spatial", "temporal", "joint");
+    bias: which projections have one.
     """
 
-    def __init__(self, stack: Stack, context_dim: int, role: str) -> None:
+    def __init__(
+        self, dim: int, context_dim: int, heads: Heads, role: str, bias: Literal["none", "out", "all"] = "none"
+    ) -> None:
         super().__init__()
-        self.role, self.head_dim = role, stack.head_width
-        self.scale = self.head_dim**-0.5 if stack.scaled else 1.0
-        inner, kv_inner = stack.num_heads * self.head_dim, stack.num_kv_heads * self.head_dim
-        self.to_q = nn.Linear(stack.dim, inner, bias=False)
-        self.to_k = nn.Linear(context_dim, kv_inner, bias=False)
-        self.to_v = nn.Linear(context_dim, kv_inner, bias=False)
-        self.to_out = nn.Linear(inner, stack.dim, bias=False)
+        self.role, self.head_dim = role, heads.dim
+        self.scale = heads.dim**-0.5 if heads.scaled else 1.0
+        inner, kv_inner = heads.num * heads.dim, heads.num_kv * heads.dim
+        self.to_q = nn.Linear(dim, inner, bias=bias == "all")
+        self.to_k = nn.Linear(context_dim, kv_inner, bias=bias == "all")
+        self.to_v = nn.Linear(context_dim, kv_inner, bias=bias == "all")
+        self.to_out = nn.Linear(inner, dim, bias=bias != "none")
 
     def project(self, context: Tensor) -> KV:
         """Keys and values of context (b, m, context_dim)."""
         with scope("attention", self.role):
-            return KV(self._heads(self.to_k(context)), self._heads(self.to_v(context)))
+            return KV(self.heads(self.to_k(context)), self.heads(self.to_v(context)))
 
     def forward(
         self,
@@ -131,16 +148,17 @@ class Attention(nn.Module):
         written into it at `pos`, and x attends to all up to its own.
         """
         with scope("attention", self.role):
-            q = self._heads(self.to_q(x))
+            q = self.heads(self.to_q(x))
             if kv is None:
-                k, v = self._heads(self.to_k(x)), self._heads(self.to_v(x))
+                k, v = self.heads(self.to_k(x)), self.heads(self.to_v(x))
                 if rotary is not None:
                     q, k = rotary(q, pos), rotary(k, pos)
                 kv = KV(k, v) if cache is None else _append(cache, KV(k, v), pos)
             out = attention(q, kv.keys, kv.values, causal=causal, bias=bias, scale=self.scale)
             return self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def heads(self, x: Tensor) -> Tensor:
+        """Split features into heads: (b, n, heads * head_dim) -> (b, heads, n, head_dim)."""
         return rearrange(x, "b n (heads d) -> b heads n d", d=self.head_dim)
 
 
@@ -156,7 +174,12 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": _gelu_tanh, "relu": F.relu, "silu": F.silu}
+def _gelu_quick(x: Tensor) -> Tensor:
+    """CLIP's approximation of GELU."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu": F.gelu, "gelu_quick": _gelu_quick, "gelu_tanh": _gelu_tanh, "relu": F.relu, "silu": F.silu}
 
 
 class FeedForward(nn.Module):
@@ -165,9 +188,9 @@ class FeedForward(nn.Module):
     def __init__(self, stack: Stack) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[stack.activation]
-        self.up = nn.Linear(stack.dim, stack.ff_dim, bias=False)
-        self.gate = nn.Linear(stack.dim, stack.ff_dim, bias=False) if stack.gated else None
-        self.down = nn.Linear(stack.ff_dim, stack.dim, bias=False)
+        self.up = nn.Linear(stack.dim, stack.ff_dim, bias=stack.bias)
+        self.gate = nn.Linear(stack.dim, stack.ff_dim, bias=stack.bias) if stack.gated else None
+        self.down = nn.Linear(stack.ff_dim, stack.dim, bias=stack.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (b, n, d) -> (b, n, d)."""

@@ -81,7 +81,8 @@ class Stack(Strict):
     head_dim: Width | None = Field(default=None, description="dim / num_heads where not given")
     ff_dim: Width
     gated: bool = Field(description="GLU-style MLP with three matrices instead of two")
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"]
+    bias: bool = Field(description="projections and MLP have biases")
+    activation: Literal["gelu", "gelu_quick", "gelu_tanh", "relu", "silu"]
     scaled: bool = Field(description="scores divided by sqrt(head_dim); T5 leaves them as they are")
     norm: Norm
     position: Position
@@ -129,6 +130,16 @@ class DecoderOnly(Part):
     vocab: Vocabulary
     context_len: Length
     decoder: Stack
+
+
+class TextEncoder(Part):
+    """Token embedding and a stack of layers with a final norm; CLIP's is causal, T5's is not."""
+
+    kind: Literal["text-encoder"]
+    vocab: Vocabulary
+    text_len: Length
+    causal: bool
+    stack: Stack
 
 
 class VitDecoder(Part):
@@ -221,7 +232,3 @@ class LanguageModel(Architecture):
                 f"exceed language_model.context_len {context}"
             )
         return self
-
-
-Config = AutoregressiveImage | LanguageModel
-KINDS: dict[str, type[Config]] = {"autoregressive-image": AutoregressiveImage, "language-model": LanguageModel}

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from minimodels.config import KINDS, Config
+from minimodels.kinds import KINDS, Config
 
 Table = dict[str, Any]
 MAX_FILE = 1 << 20  # bytes: a config is a page of text

@@ -7,15 +7,19 @@ from typing import Any
 
 from torch import nn
 
-from minimodels import config
-from minimodels.autoencoder import VitDecoder
-from minimodels.transformer import TextToTokens, language_model
+from minimodels import config, diffusion_config
+from minimodels.autoencoder import KlDecoder, VitDecoder
+from minimodels.transformer import TextToTokens, language_model, text_encoder
+from minimodels.unet import UNet
 from minimodels.upscaler import ConvUpscaler
 
 MAKERS: dict[type[config.Part], Callable[[Any], nn.Module]] = {
     config.EncoderDecoder: TextToTokens,
     config.DecoderOnly: language_model,
+    config.TextEncoder: text_encoder,
     config.VitDecoder: VitDecoder,
+    diffusion_config.KlDecoder: KlDecoder,
+    diffusion_config.UNet: UNet,
     config.ConvUpscaler: ConvUpscaler,
 }
 

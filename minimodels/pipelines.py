@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from minimodels.config import Architecture, AutoregressiveImage, LanguageModel
+from minimodels.diffusion_config import LatentDiffusion
 from minimodels.run import STAGE, scope, steps
-from minimodels.samplers import guide, sample_token
+from minimodels.samplers import Ddim, guide, sample_token
 from minimodels.transformer import Cache, Decoder, TextToTokens, start_tokens
 
 
@@ -62,9 +63,31 @@ def language_model(config: LanguageModel, parts: nn.ModuleDict, prompt: Tensor) 
     return tokens
 
 
+def latent_diffusion(config: LatentDiffusion, parts: nn.ModuleDict, text: Tensor) -> Tensor:
+    """Text tokens (b, text_len) -> pixels (b, 3, h, w): encode, denoise latents step by step, decode.
+
+    With guidance the UNet runs conditional and unconditional text side by side, so its batch is 2b.
+    """
+    unet, run, side = parts["unet"], config.run, config.latent_size
+    guided = run.guidance_scale != 1
+    with scope(STAGE, "text_encoder"):
+        context = parts["text_encoder"](torch.cat([text, text.new_zeros(text.shape)]) if guided else text)
+    with scope(STAGE, "denoise"):
+        sampler = Ddim.of(config.schedule, run.steps)
+        x = context.new_empty(len(text), config.unet.in_channels, side, side).normal_()
+        for i in steps("denoise", run.steps, "constant"):
+            time = torch.full((len(context),), sampler.timesteps[i], device=x.device)
+            predicted = unet(torch.cat([x, x]) if guided else x, time, context)
+            x = sampler.step(i, x, guide(predicted, run.guidance_scale) if guided else predicted)
+        del context
+    with scope(STAGE, "decode"):
+        return parts["decoder"](x)
+
+
 PIPELINES: dict[type[Architecture], Callable[[Any, nn.ModuleDict, Tensor], Tensor]] = {
     AutoregressiveImage: autoregressive_image,
     LanguageModel: language_model,
+    LatentDiffusion: latent_diffusion,
 }
 
 
@@ -74,6 +97,8 @@ def example_input(config: Architecture, batch: int, device: str | torch.device, 
         vocab, length = config.transformer.text_vocab, config.transformer.text_len
     elif isinstance(config, LanguageModel):
         vocab, length = config.language_model.vocab, config.run.prompt_len
+    elif isinstance(config, LatentDiffusion):
+        vocab, length = config.text_encoder.vocab, config.text_encoder.text_len
     else:
         raise AssertionError(type(config))
     generator = None if torch.device(device).type == "meta" else torch.Generator(device).manual_seed(seed)

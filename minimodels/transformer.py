@@ -15,8 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from minimodels.blocks import KV, Attention, FeedForward, RelativeBias, RotaryTable, make_norm
-from minimodels.config import DecoderOnly, EncoderDecoder, Learned, Relative, Rotary
+from minimodels.blocks import KV, Attention, FeedForward, Heads, RelativeBias, RotaryTable, make_norm
+from minimodels.config import DecoderOnly, EncoderDecoder, Learned, Relative, Rotary, TextEncoder
 from minimodels.config import Stack as StackConfig
 from minimodels.kernels.scope import KV_CACHE, scope
 
@@ -34,11 +34,12 @@ class Layer(nn.Module):
 
     def __init__(self, config: StackConfig, context_dim: int | None) -> None:
         super().__init__()
+        bias = "all" if config.bias else "none"
         self.self_norm = make_norm(config.norm, config.dim)
-        self.self_attention = Attention(config, config.dim, "self")
+        self.self_attention = Attention(config.dim, config.dim, Heads.of(config), "self", bias)
         if context_dim is not None:
             self.cross_norm = make_norm(config.norm, config.dim)
-            self.cross_attention = Attention(config, context_dim, "cross")
+            self.cross_attention = Attention(config.dim, context_dim, Heads.of(config), "cross", bias)
         self.ff_norm = make_norm(config.norm, config.dim)
         self.feed_forward = FeedForward(config)
 
@@ -107,12 +108,12 @@ class Stack(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token embedding and a bidirectional stack: tokens (b, n) -> features (b, n, d)."""
+    """Token embedding and a stack, bidirectional unless `causal`: tokens (b, n) -> features (b, n, d)."""
 
-    def __init__(self, vocab: int, length: int, config: StackConfig) -> None:
+    def __init__(self, vocab: int, length: int, config: StackConfig, *, causal: bool = False) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab, config.dim)
-        self.stack = Stack(config, length, causal=False)
+        self.stack = Stack(config, length, causal=causal)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.stack(self.embedding(tokens))
@@ -161,6 +162,11 @@ class TextToTokens(nn.Module):
 def language_model(config: DecoderOnly) -> Decoder:
     """A decoder without context (LLaMA-2). Source: the official llama/model.py."""
     return Decoder(config.vocab, config.context_len, config.decoder, context_dim=None, start=False)
+
+
+def text_encoder(config: TextEncoder) -> Encoder:
+    """A text encoder: CLIP's is causal (Radford et al. 2021, arXiv 2103.00020), T5's is not."""
+    return Encoder(config.vocab, config.text_len, config.stack, causal=config.causal)
 
 
 def start_tokens(decoder: Decoder, batch: int, length: int) -> Tensor:

@@ -146,11 +146,17 @@ def _gemm(batch: int, m: int, n: int, k: int, read: int, written: int, copies: t
 def _linear(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     x, weight = args[0], args[1]
     read, written = _traffic(args, kwargs, out)
-    rows = x.numel() // x.shape[-1]
     n, k = weight.shape
-    folded = x if x.dim() <= 2 else _rows(x)
-    copies = (x.numel() * x.element_size(),) if folded is None else (_copy_bytes(folded),)
-    return _gemm(1, rows, n, k, read, written, copies)
+    rows = x if x.dim() <= 2 else _rows(x)
+    if rows is None:  # they do not view as one dimension: torch multiplies sample by sample
+        work = _gemm(prod(x.shape[:-2]), x.shape[-2], n, k, read, written, (_copy_bytes(x),))
+    else:
+        work = _gemm(1, rows.numel() // k, n, k, read, written, (_copy_bytes(rows),))
+    if x.dim() <= 2 or x.is_contiguous() or len(args) < 3 or args[2] is None:
+        return work
+    # addmm takes a bias with contiguous rows only: here it is added afterwards
+    apart = replace(work, bytes_read=work.bytes_read + written, bytes_written=work.bytes_written + written)
+    return replace(apart, launches=work.launches + 1)
 
 
 def _rows(x: Tensor) -> Tensor | None:
@@ -263,6 +269,11 @@ def _copy(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
     return Work("copy", 0, read, written)
 
 
+def _resample(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    read, written = _traffic(args, kwargs, out)
+    return _copying(Work("gather", 0, read, written), _uncontiguous(args[0]))
+
+
 def _copy_into(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     return Work("copy", 0, stored_bytes(args[1]), stored_bytes(args[0]))
 
@@ -283,12 +294,24 @@ FORMULAS: dict[str, Formula] = {
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm"), _norm),
     "softmax": _softmax,
-    **dict.fromkeys(("argmax", "sum", "mean", "amax", "linalg_vector_norm"), _reduce),
+    "upsample_nearest2d": _resample,
+    **dict.fromkeys(("argmax", "sum", "mean", "amax", "linalg_vector_norm", "avg_pool2d"), _reduce),
     **dict.fromkeys(("index", "index_select", "gather"), _gather),
     "embedding": _embedding,
     "masked_fill": _masked_fill,
     **dict.fromkeys(
-        ("cat", "clone", "contiguous", "reshape", "to", "roll", "repeat_interleave", "pixel_shuffle", "triu"), _copy
+        (
+            "cat",
+            "clone",
+            "contiguous",
+            "reshape",
+            "to",
+            "roll",
+            "repeat_interleave",
+            "pixel_shuffle",
+            "triu",
+        ),
+        _copy,
     ),
     "copy_": _copy_into,
     **dict.fromkeys(

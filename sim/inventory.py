@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from minimodels import loader
-from minimodels.config import Config
+from minimodels.kinds import Config
 from minimodels.run import build, parameters
 
 Row = dict[str, Any]

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minimodels.config import Config
 from minimodels.kernels.attention import attention_backend
 from minimodels.kernels.scope import STAGE, TRACER, AttentionCall, Tracer
+from minimodels.kinds import Config
 from minimodels.pipelines import example_input, generate
 from minimodels.run import DTYPES, Run, build
 from minimodels.sim import profiler

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from minimodels.config import Config
 from minimodels.kernels.attention import attention_backend
+from minimodels.kinds import Config
 from minimodels.pipelines import example_input, generate
 from minimodels.run import DTYPES, Run, build
 from minimodels.sim import device as devices

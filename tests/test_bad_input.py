@@ -62,9 +62,9 @@ def test_a_mutated_table_is_a_config_or_an_error_that_names_the_file(data: st.Da
         elif what == "rename":
             node[key[1:] + "x"] = node.pop(key)
         elif what == "replace":
-            node[key] = data.draw(VALUES)
+            node[key] = copy.deepcopy(data.draw(VALUES))
         else:
-            node[data.draw(st.text(max_size=5))] = data.draw(VALUES)
+            node[data.draw(st.text(max_size=5))] = copy.deepcopy(data.draw(VALUES))
         if not table:
             break
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from minimodels.config import Config
+from minimodels.kinds import KINDS, Config
 from minimodels.loader import json_schema, load, names, parse
 from tests.config_files import text_of
 
@@ -123,7 +123,7 @@ def test_the_schema_asks_for_everything_or_for_a_base() -> None:
     variants = [resolve(schema, option) for option in schema["anyOf"]]
     whole = [variant for variant in variants if "base" not in variant["properties"]]
     partial = [variant for variant in variants if "base" in variant["properties"]]
-    assert len(whole) == len(partial) == 2
+    assert len(whole) == len(partial) == len(KINDS)
     for variant in whole:
         assert set(variant["required"]) == set(variant["properties"])
     for variant in partial:

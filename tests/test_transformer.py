@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minimodels.autoencoder import VitDecoder
-from minimodels.blocks import Attention
+from minimodels.blocks import Attention, Heads
 from minimodels.config import AutoregressiveImage, LanguageModel
 from minimodels.config import Stack as StackConfig
 from minimodels.kernels.attention import attention_backend
@@ -33,7 +33,7 @@ POSITIONS: dict[str, dict[str, Any]] = {
 def stack_config(**changes: Any) -> StackConfig:
     """A decoder stack of toy size with odd numbers."""
     defaults: dict[str, Any] = {
-        "depth": 3, "dim": 30, "num_heads": 3, "num_kv_heads": 3, "ff_dim": 43, "gated": False, "activation": "relu",
+        "depth": 3, "dim": 30, "num_heads": 3, "num_kv_heads": 3, "ff_dim": 43, "gated": False, "bias": False, "activation": "relu",
         "scaled": True, "norm": {"kind": "layer", "eps": 1e-6}, "position": POSITIONS["learned"],
     }  # fmt: skip
     return StackConfig.model_validate(defaults | changes)
@@ -187,7 +187,7 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
 def test_scores_are_scaled_only_where_the_config_says() -> None:
     """Doubling head_dim's scale is the same as scaling the queries."""
     scaled, plain = stack_config(), stack_config(scaled=False)
-    with_scale, without = Attention(scaled, 30, "self"), Attention(plain, 30, "self")
+    with_scale, without = (Attention(30, 30, Heads.of(stack), "self") for stack in (scaled, plain))
     randomise(with_scale)
     without.load_state_dict(with_scale.state_dict())
     x = torch.randn(2, 5, 30, generator=torch.Generator().manual_seed(2))

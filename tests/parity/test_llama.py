@@ -49,7 +49,7 @@ def ours(sizes: dict[str, int], dtype: torch.dtype, theta: float = 10000.0) -> D
     config = DecoderOnly.model_validate({
         "kind": "decoder-only", "vocab": sizes["vocab"], "context_len": 29,
         "decoder": stack | {
-            "gated": True, "activation": "silu", "scaled": True, "norm": {"kind": "rms", "eps": 1e-5},
+            "gated": True, "bias": False, "activation": "silu", "scaled": True, "norm": {"kind": "rms", "eps": 1e-5},
             "position": {"kind": "rotary", "theta": theta},
         },
     })  # fmt: skip

@@ -71,7 +71,7 @@ def stack_config(sizes: dict[str, int], form: dict[str, Any]) -> StackConfig:
     return StackConfig.model_validate({
         "depth": sizes["depth"], "dim": sizes["dim"], "num_heads": sizes["num_heads"],
         "num_kv_heads": sizes["num_heads"], "head_dim": sizes["head_dim"], "ff_dim": sizes["ff_dim"],
-        "gated": form["gated"], "activation": form["activation"], "scaled": False,
+        "gated": form["gated"], "bias": False, "activation": form["activation"], "scaled": False,
         "norm": {"kind": "rms", "eps": 1e-6},
         "position": {"kind": "relative", "buckets": sizes["buckets"], "max_distance": sizes["max_distance"]},
     })  # fmt: skip

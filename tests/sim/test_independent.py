@@ -97,14 +97,29 @@ def columns(op: Operator) -> int:
     )
 
 
+def contiguous(shape: list[int], strides: list[int]) -> bool:
+    """Whether a tensor of these sizes and strides lies without gaps in the order of its dimensions."""
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
 def copies_of_cpu(op: Operator, call: Call) -> list[int]:
     """The copies in an operator that only a CPU makes."""
+    if op.name == "linear" and len(op.shapes[0]) > 2 and not contiguous(op.shapes[0], op.strides[0]):
+        return []  # a matrix product, and the bias added afterwards
     if op.name in ("linear", "addmm"):
         return copy_of_bias(op, sum(m * n for _, m, n, _ in op.gemms))
     if op.convolutions:
         return copy_of_bias(op, sum(groups * m * n for groups, m, n, _ in op.convolutions))
     if op.name == "embedding":
         return copy_of_index(op)
+    if op.name == "upsample_nearest2d":  # computed channels-last: there with the input, there and back with the result
+        size = prod(op.shapes[0]) * FLOAT
+        return [size, 4 * size, 4 * size]
     if _is_math(call):
         assert call.attention is not None
         return copies_of_math_attention(op, call.attention.causal)

@@ -1,0 +1,237 @@
+"""What a UNet is made of: residual blocks, resampling, attention over pixels, embeddings of time and text.
+
+Shapes: x (b, c, h, w) features; t (b, time_dim) the embedded time, already through its activation; context
+(b, m, context_dim) text features.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minimodels.blocks import ACTIVATIONS, KV, Attention, Heads
+from minimodels.diffusion_config import AppendedAttention, LevelAttention, TransformerAttention, UNet
+from minimodels.kernels.attention import attention
+from minimodels.kernels.scope import scope
+
+
+def timestep_features(timestep: Tensor, dim: int) -> Tensor:
+    """Sinusoidal features (b, dim) of timesteps (b,), cosines first.
+
+    Source: Ho et al. 2020, arXiv 2006.11239, and the official code of latent diffusion.
+    """
+    half = dim // 2
+    exponent = -math.log(10000) / half * torch.arange(half, dtype=torch.float32, device=timestep.device)
+    angle = timestep[:, None].float() * torch.exp(exponent)[None]
+    return torch.cat([torch.cos(angle), torch.sin(angle)], dim=-1)
+
+
+class Embedding(nn.Sequential):
+    """Linear, activation, linear: features (b, dim) -> (b, time_dim)."""
+
+    def __init__(self, dim: int, time_dim: int, activation: str) -> None:
+        module = {"silu": nn.SiLU, "gelu": nn.GELU}[activation]
+        super().__init__(nn.Linear(dim, time_dim), module(), nn.Linear(time_dim, time_dim))
+
+
+class TextPooling(nn.Module):
+    """Text features pooled by attention of their mean over them: (b, m, text_dim) -> (b, time_dim).
+
+    Source: Imagen, appendix F.1 ("attention pooling"), in the form DeepFloyd IF published.
+    """
+
+    def __init__(self, text_dim: int, time_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_in = nn.LayerNorm(text_dim)
+        self.position = nn.Parameter(torch.empty(1, text_dim))
+        self.to_q, self.to_k, self.to_v = (nn.Linear(text_dim, text_dim) for _ in range(3))
+        self.project = nn.Linear(text_dim, time_dim)
+        self.norm_out = nn.LayerNorm(time_dim)
+
+    def forward(self, text: Tensor) -> Tensor:
+        with scope("attention", "cross"):
+            text = self.norm_in(text)
+            mean = text.mean(dim=1, keepdim=True) + self.position
+            text = torch.cat([mean, text], dim=1)
+            heads = "b n (heads d) -> b heads n d"
+            q, k, v = (
+                rearrange(to(x), heads, heads=self.num_heads)
+                for to, x in ((self.to_q, mean), (self.to_k, text), (self.to_v, text))
+            )
+            pooled = rearrange(attention(q, k, v), "b heads 1 d -> b (heads d)")
+        return self.norm_out(self.project(pooled))
+
+
+class ResSettings(NamedTuple):
+    """What all residual blocks of a network share; `time_dim` is None where there is no time."""
+
+    groups: int
+    eps: float
+    activation: str
+    time_dim: int | None = None
+    scale_shift: bool = False
+
+    @classmethod
+    def of(cls, unet: UNet) -> ResSettings:
+        """Those of a UNet."""
+        return cls(unet.norm_groups, unet.norm_eps, unet.activation, unet.time_dim, unet.scale_shift)
+
+
+class ResBlock(nn.Module):
+    """norm, act, conv, + time, norm, act, conv, + shortcut; resamples x by two between where asked to.
+
+    resample: None, "up" or "down", by nearest neighbour and mean, on the way in (BigGAN, as ADM and Imagen).
+    """
+
+    def __init__(self, settings: ResSettings, in_channels: int, channels: int, resample: str | None = None) -> None:
+        super().__init__()
+        groups, eps, activation, time_dim, self.scale_shift = settings
+        self.resample, self.activation = resample, ACTIVATIONS[activation]
+        self.norm_in = nn.GroupNorm(groups, in_channels, eps)
+        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.from_time = nn.Linear(time_dim, channels * (1 + self.scale_shift)) if time_dim else None
+        self.norm_out = nn.GroupNorm(groups, channels, eps)
+        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        """x: (b, c, h, w), t: (b, time_dim) -> (b, channels, h', w')."""
+        with scope("res_block"):
+            h = self.activation(self.norm_in(x))
+            if self.resample == "up":
+                x, h = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (x, h))
+            elif self.resample == "down":
+                x, h = (F.avg_pool2d(y, 2) for y in (x, h))
+            h = self.conv_in(h)
+            if self.from_time is None:
+                h = self.norm_out(h)
+            else:
+                assert t is not None, "this block is told the time"
+                time = rearrange(self.from_time(t), "b c -> b c 1 1")
+                if self.scale_shift:
+                    scale, shift = time.chunk(2, dim=1)
+                    h = self.norm_out(h) * (1 + scale) + shift
+                else:
+                    h = self.norm_out(h + time)
+            return self.shortcut(x) + self.conv_out(self.activation(h))
+
+
+class Downsample(nn.Module):
+    """Half the side by a strided convolution: (b, c, h, w) -> (b, c, h/2, w/2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        with scope("resample"):
+            return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Twice the side by nearest neighbour and a convolution: (b, c, h, w) -> (b, c, 2h, 2w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        with scope("resample"):
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Geglu(nn.Module):
+    """The MLP of a transformer block: a gate and a value of 4 x dim from one projection."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, 8 * dim)
+        self.down = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (b, n, d) -> (b, n, d)."""
+        with scope("feed_forward"):
+            value, gate = self.up(x).chunk(2, dim=-1)
+            return self.down(value * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text, GEGLU, each after a LayerNorm and added to its input."""
+
+    def __init__(self, dim: int, num_heads: int, context_dim: int) -> None:
+        super().__init__()
+        heads = Heads(num_heads, num_heads, dim // num_heads)
+        self.self_norm, self.cross_norm, self.ff_norm = (nn.LayerNorm(dim) for _ in range(3))
+        self.self_attention = Attention(dim, dim, heads, "self", bias="out")
+        self.cross_attention = Attention(dim, context_dim, heads, "cross", bias="out")
+        self.feed_forward = Geglu(dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x: (b, n, d), context: (b, m, context_dim) -> (b, n, d)."""
+        x = x + self.self_attention(self.self_norm(x))
+        x = x + self.cross_attention(self.cross_norm(x), self.cross_attention.project(context))
+        return x + self.feed_forward(self.ff_norm(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Pixels as tokens through transformer blocks (latent diffusion): (b, c, h, w) -> (b, c, h, w)."""
+
+    def __init__(self, config: UNet, channels: int, attention: TransformerAttention) -> None:
+        super().__init__()
+        self.linear = config.projection == "linear"
+        self.norm = nn.GroupNorm(config.norm_groups, channels, 1e-6)
+        make = nn.Linear if self.linear else lambda c, d: nn.Conv2d(c, d, 1)
+        self.enter, self.leave = make(channels, channels), make(channels, channels)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(channels, attention.num_heads, config.context_dim) for _ in range(attention.depth)
+        )
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        residual, (height, width) = x, x.shape[2:]
+        to_tokens, to_pixels = "b c h w -> b (h w) c", "b (h w) c -> b c h w"
+        with scope("transformer"):
+            x = self.norm(x)
+            x = self.enter(rearrange(x, to_tokens)) if self.linear else rearrange(self.enter(x), to_tokens)
+            for block in self.blocks:
+                x = block(x, context)
+            if self.linear:
+                x = self.leave(x)
+            # Contiguous, or all that follows would be channels-last by accident
+            x = rearrange(x, to_pixels, h=height, w=width).contiguous()
+            return residual + (x if self.linear else self.leave(x))
+
+
+class TextAppendedAttention(nn.Module):
+    """Self-attention over pixels, to whose keys and values those of the text are prepended.
+
+    Source: Imagen, appendix D.3.1; GLIDE's and DeepFloyd IF's code.
+    """
+
+    def __init__(self, config: UNet, channels: int, num_heads: int) -> None:
+        super().__init__()
+        heads = Heads(num_heads, num_heads, channels // num_heads)
+        self.norm = nn.GroupNorm(config.norm_groups, channels, config.norm_eps)
+        self.attention = Attention(channels, channels, heads, "self", bias="all")
+        self.text_k, self.text_v = (nn.Linear(config.context_dim, channels) for _ in range(2))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        with scope("attention", "self"):
+            own = self.attention.project(pixels)
+            text = KV(self.attention.heads(self.text_k(context)), self.attention.heads(self.text_v(context)))
+            kv = KV(torch.cat([text.keys, own.keys], dim=2), torch.cat([text.values, own.values], dim=2))
+        return x + rearrange(self.attention(pixels, kv), "b (h w) c -> b c h w", h=height, w=width).contiguous()
+
+
+def make_attention(config: UNet, channels: int, attention: LevelAttention) -> nn.Module:
+    """The attention of a level: (b, c, h, w), context -> (b, c, h, w)."""
+    if isinstance(attention, AppendedAttention):
+        return TextAppendedAttention(config, channels, attention.num_heads)
+    return SpatialTransformer(config, channels, attention)
