@@ -17,13 +17,13 @@ profile: $(VENV)/installed
 	$(VENV)/bin/minibench profile parti-20b-config
 
 test: $(VENV)/installed-test
-	$(RUN) pytest -n 2
+	OMP_NUM_THREADS=1 $(RUN) pytest -n 2
 
 test-all: $(VENV)/installed-test
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) pyright --pythonpath $(VENV)/bin/python
-	$(RUN) pytest -n 2 -m "not gpu"
+	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 -m "not gpu"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -185,7 +185,12 @@ def arguments(part: Part) -> tuple[Tensor, ...]:
     raise AssertionError(f"say here what {type(part).__name__} takes")
 
 
-PARTS = [pytest.param(name, key, id=f"{name}, {key}") for name in TINY for key, _ in load(name).parts()]
+SLOW_TO_COMPILE = ("unet",)  # half a minute each: make test-all has them
+PARTS = [
+    pytest.param(name, key, id=f"{name}, {key}", marks=pytest.mark.slow if key in SLOW_TO_COMPILE else ())
+    for name in TINY
+    for key, _ in load(name).parts()
+]
 # aot_eager runs the same kernels on the same numbers; it may fold a scale or a bias: float32 round-off of order one
 FLOAT32 = 1e-5
 
