@@ -39,7 +39,9 @@ class Run(Strict):
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "bfloat16"
     attention: Literal[BACKENDS] = "sdpa"  # type: ignore[valid-type]
     mode: Literal["eager", "graph", "compiled"] = "eager"
-    resident: Literal["all", "stage"] = Field(default="all", description="parts in memory: all, or those of the running stage")
+    resident: Literal["all", "stage"] = Field(
+        default="all", description="parts in memory: all, or those of the running stage"
+    )
     full: bool = Field(default=False, description="run every step of every loop instead of knots")
     seed: int = 0
     warmup: int = Field(default=2, ge=0, le=100)
