@@ -26,7 +26,7 @@ def timestep_features(timestep: Tensor, dim: int) -> Tensor:
     Source: Ho et al. 2020, arXiv 2006.11239, and the official code of latent diffusion.
     """
     half = dim // 2
-    exponent = -math.log(10000) / half * torch.arange(half, dtype=torch.float32, device=timestep.device)
+    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half
     angle = timestep[:, None].float() * torch.exp(exponent)[None]
     return torch.cat([torch.cos(angle), torch.sin(angle)], dim=-1)
 

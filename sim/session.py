@@ -1,0 +1,189 @@
+"""The runs that a model is put through on its device: warm-up, clock, profiler.
+
+The protocol and its definitions stand in `measure`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.scope import STAGE, TRACER, AttentionCall, Tracer
+from minimodels.kinds import Config
+from minimodels.pipelines import example_input, generate
+from minimodels.run import Run
+from minimodels.sim import profiler
+from minimodels.sim.call import Call, Timing
+from minimodels.sim.progress import Advance
+from minimodels.sim.trace import Place
+
+AGREE = 0.02  # of a run's time: two runs this close are warm
+MORE_WARMUPS = 8  # runs after the warm-ups asked for, at most; then it is measured as it is
+PASSES = 3  # profiled runs: of three, the first and coldest never is the median
+LOST = 0.02  # of device time: what may belong to no operator
+
+
+def is_view(call: Call) -> bool:
+    """Whether a call only looks at its argument in another shape, and launches nothing."""
+    return call.work.kernel == "none" and not call.writes
+
+
+@dataclass(slots=True)
+class Timed:
+    """A call of the walk as it ran: device, host and gap seconds of one execution."""
+
+    call: Call
+    device: float
+    host: float
+    gap: float
+
+    def timing(self) -> Timing:
+        """As the record keeps it; what bounds an operator cannot be measured."""
+        return Timing(self.device, self.host, self.gap, None, "measured")  # type: ignore[arg-type]
+
+
+class _Clock:
+    """The tracer of an unprofiled run: seconds by stage, those outside any stage included."""
+
+    def __init__(self, settle: Callable[[], None]) -> None:
+        self.seconds: dict[str, float] = {Place().stage: 0.0}
+        self._settle = settle
+
+    def scope(self, kind: str, name: str, call: AttentionCall | None) -> AbstractContextManager[object]:
+        return self._stage(name) if kind == STAGE else nullcontext()
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._settle()
+        begin = time.perf_counter()
+        yield
+        self._settle()
+        seconds = time.perf_counter() - begin
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.seconds[Place().stage] -= seconds
+
+    def loop(self, name: str, n: int, growth: str) -> Iterator[int]:
+        return iter(range(n))
+
+
+class Session:
+    """A model on a device, and the runs it is put through.
+
+    `attributed` is the least share of device time that a profiled run gave to operators, `allocator_peak` the
+    bytes that the clocked runs allocated at most on a GPU.
+    """
+
+    def __init__(self, config: Config, run: Run, device: torch.device, parts: nn.ModuleDict, progress: Advance) -> None:
+        self.attributed = 1.0
+        self.allocator_peak: int | None = None
+        self._device = device
+        self._config, self._run, self._parts, self._progress = config, run, parts, progress
+        self._tokens: Tensor = example_input(config, run.batch, device, run.seed)
+        self._settle = profiler.device_settle(device)
+
+    def _generate(self, tracer: Tracer) -> None:
+        token = TRACER.set(tracer)
+        try:
+            with attention_backend(self._run.attention):
+                generate(self._config, self._parts, self._tokens)
+        finally:
+            TRACER.reset(token)
+
+    def _once(self) -> dict[str, float]:
+        clock = _Clock(self._settle)
+        self._settle()
+        begin = time.perf_counter()
+        self._generate(clock)
+        self._settle()
+        clock.seconds[Place().stage] += time.perf_counter() - begin
+        return clock.seconds
+
+    def warm_up(self) -> int:
+        """Run until two runs in a row agree; how many it took."""
+        most, before = self._run.warmup + MORE_WARMUPS, float("inf")
+        for count in range(1, most + 1):
+            self._progress("warming up", count, most)
+            seconds = sum(self._once().values())
+            if count >= self._run.warmup and abs(seconds - before) <= AGREE * seconds:
+                return count
+            before = seconds
+        return most
+
+    def clock(self) -> list[dict[str, float]]:
+        """Seconds by stage of every timed run."""
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        result = []
+        for count in range(1, self._run.repeats + 1):
+            self._progress("timing", count, self._run.repeats)
+            result.append(self._once())
+        self.allocator_peak = torch.cuda.max_memory_allocated(self._device) if on_gpu else None
+        return result
+
+    def profile(self, walk: profiler.KnotWalk, number: int) -> list[Timed]:
+        """One profiled run of the walk's knots: every operator but views, with its time."""
+        self._progress("profiling", number + 1, PASSES)
+        tracer = profiler.Labels(walk.knots, self._settle, self._run.seed + number)
+        on_gpu = self._device.type == "cuda"
+        events = profiler.trace(lambda: self._generate(tracer), on_gpu)
+        operators, lost = profiler.outermost(events)
+        _check_same(operators, walk.calls)
+        kept = [pair for pair in zip(operators, walk.calls, strict=True) if not is_view(pair[1])]
+        if not on_gpu:
+            for operator, _ in kept:
+                operator.work = [(operator.start, operator.end)]
+        times = profiler.times([operator for operator, _ in kept], profiler.stage_starts(events))
+        self._attribute(sum(device for device, _ in times), lost)
+        return [
+            Timed(call, device, operator.seconds, gap)
+            for (operator, _), call, (device, gap) in zip(kept, _as_run(kept, on_gpu), times, strict=True)
+        ]
+
+    def _attribute(self, busy: float, lost: float) -> None:
+        self.attributed = min(self.attributed, busy / (busy + lost) if busy else 0.0)
+        if self.attributed < 1 - LOST:
+            raise RuntimeError(f"{1 - self.attributed:.1%} of the device's time belongs to no operator of the walk")
+
+
+def _check_same(operators: Sequence[profiler.Executed], calls: Sequence[Call]) -> None:
+    for place, (operator, call) in enumerate(zip(operators, calls, strict=False)):
+        if operator.name != call.name:
+            where = f"{call.stage}: {call.scope}" if call.scope else call.stage
+            raise RuntimeError(f"operator {place} of the run is {operator.name}, of the walk {call.name} ({where})")
+    if len(operators) != len(calls):
+        raise RuntimeError(
+            f"the run has {len(operators):,} operators, the walk {len(calls):,}, the first of them equal"
+        )
+
+
+def _as_run(kept: Sequence[tuple[profiler.Executed, Call]], on_gpu: bool) -> Iterator[Call]:
+    """The calls with what only the run knows: which attention kernel ran and, on a GPU, how many kernels."""
+    ran = {call.attention: profiler.attention_backend_of(operator) for operator, call in kept if call.attention}
+    for operator, call in kept:
+        attention, work = call.attention, call.work
+        if attention is not None and (backend := ran[attention]) is not None:
+            attention = replace(attention, backend=backend)
+        if on_gpu:
+            work = replace(work, launches=len(operator.work))
+        yield replace(call, attention=attention, work=work)
+
+
+def combine(passes: Sequence[Sequence[Timed]]) -> list[Timed]:
+    """The median of each time over the passes."""
+    return [
+        Timed(
+            same[0].call,
+            median(timed.device for timed in same),
+            median(timed.host for timed in same),
+            median(timed.gap for timed in same),
+        )
+        for same in zip(*passes, strict=True)
+    ]
