@@ -43,7 +43,7 @@ class Run(Strict):
         default="all", description="parts in memory: all, or those of the running stage"
     )
     full: bool = Field(default=False, description="run every step of every loop instead of knots")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     warmup: int = Field(default=2, ge=0, le=100)
     repeats: int = Field(default=5, ge=1, le=1000)
 

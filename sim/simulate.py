@@ -81,7 +81,7 @@ def walk_config(config: Config, run: Run, device: devices.Device, progress: Adva
 
 def _priced(calls: Sequence[Call], run: Run) -> list[Call]:
     """The calls as their kernels run: a CUDA graph reads its whole cache bucket, filled or not."""
-    if run.mode == "eager":
+    if run.mode != "graph":
         return list(calls)
     return [_bucketed(call, run.full) if call.growing else call for call in calls]
 
