@@ -6,9 +6,10 @@ comes from the device. Three kinds of run, all eager:
 1. Warm-up: whole runs until two in a row agree within 2 %.
 2. The clock: `repeats` whole runs without a profiler, every step of every loop, the device awaited at both ends
    of each stage. A stage's wall time is the median.
-3. The profiler: `PASSES` runs of the walk's knots, in shuffled order. Their outermost operators must be the
-   walk's, one by one. They are warm: the clock has run every step. Device time of an operator: the kernels launched inside it (on a CPU the operator
-   itself). Gap: how long the device idled before them since the stage began. Both are medians over the passes.
+3. The profiler: three runs of the walk's knots, in shuffled order; the clock has run and so warmed every step.
+   Their outermost operators must be the walk's, one by one. Device time of an operator: the kernels launched
+   inside it (on a CPU the operator itself). Gap: how long the device idled before them since the stage began.
+   Both are medians over the three.
 
 The profiler only attributes: the weighted sum of device and gap seconds over a stage equals the stage's wall
 time. On a GPU kernels take as long with a profiler as without, so the gaps are scaled to make up the rest; where

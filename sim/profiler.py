@@ -14,23 +14,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
+from torch._C._autograd import DeviceType, _KinetoEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from minimodels.kernels.scope import STAGE, AttentionCall, label
 from minimodels.sim.trace import Walk
 
-DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 STEP = "step "
 Path = tuple[int, ...]  # of a loop: (its place among the loops around it, step, its place in that step, ...)
+
+
+Kind = Literal["operator", "label", "device", "other"]  # device: kernels, copies, fills; other: CUDA calls and such
 
 
 class Event(NamedTuple):
     """An entry of a trace; times in nanoseconds."""
 
-    kind: str  # "cpu_op", "user_annotation", one of DEVICE_WORK, or something else
+    kind: Kind
     name: str
     start: int
     end: int
@@ -129,10 +132,19 @@ def trace(run: Callable[[], object], on_gpu: bool) -> list[Event]:
     assert profiler.profiler is not None
     assert profiler.profiler.kineto_results is not None
     events = [
-        Event(e.activity_type(), e.name(), e.start_ns(), e.end_ns(), e.correlation_id(), e.linked_correlation_id())
+        Event(_kind(e), e.name(), e.start_ns(), e.end_ns(), e.correlation_id(), e.linked_correlation_id())
         for e in profiler.profiler.kineto_results.events()
     ]
     return sorted(events, key=lambda event: (event.start, -event.end))
+
+
+def _kind(event: _KinetoEvent) -> Kind:
+    on_host = event.device_type() == DeviceType.CPU
+    if event.is_user_annotation():
+        return "label" if on_host else "other"
+    if not on_host:
+        return "device"
+    return "operator" if "::" in event.name() else "other"
 
 
 def outermost(events: Iterable[Event]) -> tuple[list[Executed], float]:
@@ -144,13 +156,13 @@ def outermost(events: Iterable[Event]) -> tuple[list[Executed], float]:
     current: Executed | None = None
     device_work: list[Event] = []
     for event in events:
-        if event.kind in DEVICE_WORK:
+        if event.kind == "device":
             device_work.append(event)
-        elif event.kind == "user_annotation" and event.name.startswith(STEP):
+        elif event.kind == "label" and event.name.startswith(STEP):
             path = tuple(map(int, event.name.split(" ")[1].split(".")))
             begun.setdefault(path[:-1], event.start)
             steps = [*_open(steps, event.start), (path, event.end)]
-        elif event.kind == "cpu_op":
+        elif event.kind == "operator":
             if current is None or event.start >= current.end:
                 steps = _open(steps, event.start)
                 current = Executed(event.name.removeprefix("aten::"), event.start, event.end)
@@ -177,6 +189,11 @@ def _order(path: Path, begun: Mapping[Path, int], start: int) -> tuple[int, ...]
     return (*chain.from_iterable((begun[path[:end]], path[end]) for end in loops), start)
 
 
+def device_seconds(operator: Executed) -> float:
+    """How long the device worked for an operator."""
+    return sum(end - start for start, end in operator.work) * 1e-9
+
+
 def times(operators: Sequence[Executed], stages: Iterable[int]) -> list[tuple[float, float]]:
     """Device seconds of each operator, and those that the device idled before it since its stage began.
 
@@ -197,7 +214,7 @@ def times(operators: Sequence[Executed], stages: Iterable[int]) -> list[tuple[fl
 
 def stage_starts(events: Iterable[Event]) -> list[int]:
     """When each stage of a trace began, in nanoseconds."""
-    return [e.start for e in events if e.kind == "user_annotation" and e.name.startswith(f"{STAGE}.")]
+    return [e.start for e in events if e.kind == "label" and e.name.startswith(f"{STAGE}.")]
 
 
 def attention_backend_of(operator: Executed) -> str | None:

@@ -136,7 +136,9 @@ class Session:
         events = profiler.trace(lambda: self._generate(tracer), on_gpu)
         operators, lost = profiler.outermost(events)
         _check_same(operators, walk.calls)
-        kept = [pair for pair in zip(operators, walk.calls, strict=True) if not is_view(pair[1])]
+        pairs = list(zip(operators, walk.calls, strict=True))
+        lost += sum(profiler.device_seconds(operator) for operator, call in pairs if is_view(call))
+        kept = [(operator, call) for operator, call in pairs if not is_view(call)]
         if not on_gpu:
             for operator, _ in kept:
                 operator.work = [(operator.start, operator.end)]
@@ -166,11 +168,15 @@ def _check_same(operators: Sequence[profiler.Executed], calls: Sequence[Call]) -
 
 def _as_run(kept: Sequence[tuple[profiler.Executed, Call]], on_gpu: bool) -> Iterator[Call]:
     """The calls with what only the run knows: which attention kernel ran and, on a GPU, how many kernels."""
-    ran = {call.attention: profiler.attention_backend_of(operator) for operator, call in kept if call.attention}
+    ran: dict[AttentionCall | None, str] = {}
+    for operator, call in kept:
+        backend = profiler.attention_backend_of(operator)
+        if backend is not None:
+            ran[call.attention] = backend
     for operator, call in kept:
         attention, work = call.attention, call.work
-        if attention is not None and (backend := ran[attention]) is not None:
-            attention = replace(attention, backend=backend)
+        if attention is not None:
+            attention = replace(attention, backend=ran.get(attention, attention.backend))
         if on_gpu:
             work = replace(work, launches=len(operator.work))
         yield replace(call, attention=attention, work=work)

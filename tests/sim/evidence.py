@@ -86,7 +86,7 @@ def _read(events: Iterable[Any], alive: int) -> list[Operator]:
                 operators[-1].copies.append(event.nbytes())
         elif event.name().startswith("stage."):
             stage = event.name().removeprefix("stage.")
-        elif event.activity_type() == "cpu_op":
+        elif "::" in event.name():
             name = event.name().removeprefix("aten::")
             shapes, strides = event.structured_input_shapes(), event.structured_input_strides()
             if event.start_ns() >= end:

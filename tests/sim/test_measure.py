@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import pytest
+import torch
 
 from minimodels import loader
 from minimodels.run import Run
-from minimodels.sim.measure import measure
+from minimodels.sim.call import Call, Work
+from minimodels.sim.measure import _scale, measure
 from minimodels.sim.profile import Profile
+from minimodels.sim.profiler import Executed
+from minimodels.sim.session import Timed, _check_same
 from minimodels.sim.simulate import simulate
 
 TINY = [name for name in loader.names() if name.endswith("-tiny")]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Toy operators gain nothing from a second thread, and wait long for it on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@cache
 def measured(name: str, **options: Any) -> Profile:
     return measure(loader.load(name), Run(device="cpu", dtype="float32", repeats=2, warmup=1, **options))
 
@@ -69,3 +85,47 @@ def test_what_cannot_be_measured_says_so(options: dict[str, Any], said: str) -> 
 def test_a_model_larger_than_the_machine_is_refused_before_it_is_built() -> None:
     with pytest.raises(ValueError, match=r"LLaMA-2 70B does not fit: it needs 27\d\.\d GB"):
         measure(loader.load("llama2-70b"), Run(device="cpu", dtype="float32"))
+
+
+def timed(stage: str, weight: float, device: float, gap: float) -> Timed:
+    work = Work("elementwise", 0, 8, 8)
+    call = Call("relu", ((2,),), "float32", work, stage, "", None, "Elementwise", None, None, weight=weight)
+    return Timed(call, device, device, gap)
+
+
+@pytest.mark.parametrize(
+    ("alike", "wall", "expected"),
+    [
+        (False, 20.0, [(2.0, 2.0), (1.0, 4.0)]),  # 7 of kernels as they are, 13 shared out as the gaps 1 and 2 are
+        (False, 2.7, [(0.4, 0.2), (0.2, 0.4)]),  # kernels alone take longer: everything by 0.2
+        (True, 27.0, [(4.0, 2.0), (2.0, 4.0)]),  # everything by 2
+    ],
+)
+def test_times_are_scaled_to_the_wall_clock(alike: bool, wall: float, expected: list[tuple[float, float]]) -> None:
+    found = [timed("decode", 2.5, 2.0, 1.0), timed("decode", 2.0, 1.0, 2.0), timed("other", 1.0, 3.0, 1.0)]
+    _scale(found, {"decode": wall, "other": 4.0}, alike)
+    assert sum(t.call.weight * (t.device + t.gap) for t in found[:2]) == pytest.approx(wall)
+    assert (found[2].device, found[2].gap) == (3.0, 1.0)
+    assert [(t.device, t.gap) for t in found[:2]] == [pytest.approx(pair) for pair in expected]
+
+
+def test_the_run_must_have_the_operators_of_the_walk() -> None:
+    calls = [timed("decode", 1.0, 0, 0).call] * 2
+    _check_same([Executed("relu", 0, 1), Executed("relu", 1, 2)], calls)
+    with pytest.raises(RuntimeError, match="operator 1 of the run is gelu, of the walk relu"):
+        _check_same([Executed("relu", 0, 1), Executed("gelu", 1, 2)], calls)
+    with pytest.raises(RuntimeError, match="the run has 1 operators, the walk 2"):
+        _check_same([Executed("relu", 0, 1)], calls)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TINY)
+def test_a_gpu_run_gives_its_kernels_to_operators(name: str) -> None:
+    profile = measure(loader.load(name), Run(device="cuda", repeats=2, warmup=1))
+    simulated = simulate(loader.load(name), Run(device="a100-80gb"))
+    assert flops(profile) == flops(simulated)
+    assert profile.environment["attributed"] >= 0.98
+    assert all(op.device_seconds is not None for op in profile.ops)
+    assert all(op.launches > 0 for op in profile.ops if op.category == "Linear")
+    for stage in profile.stages:
+        assert stage.seconds == pytest.approx(stage.wall_seconds, rel=1e-9)
