@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,9 +215,10 @@ def schema(what: str) -> None:
 
 def _profile(config: Config, options: dict[str, Any]) -> Profile:
     from minimodels.run import make_run
+    from minimodels.sim.progress import bar
 
     run = make_run(**options)
-    with _progress(config.title) as progress:
+    with bar(config.title) as progress:
         if run.device in ("cpu", "cuda"):
             from minimodels.sim.measure import measure
 
@@ -226,15 +226,6 @@ def _profile(config: Config, options: dict[str, Any]) -> Profile:
         from minimodels.sim.simulate import simulate
 
         return simulate(config, run, progress)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for what takes over two seconds: called with what is being done, how far, of how much."""
-    from minimodels.sim.progress import bar
-
-    with bar(title) as advance:
-        yield advance
 
 
 def _show(what: Any) -> None:

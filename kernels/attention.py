@@ -73,7 +73,7 @@ def attention(
     causal = causal and n > 1
     if scale is None:
         scale = q.shape[-1] ** -0.5
-    target = _choice.target if q.device.type == "meta" else _architecture(q.device)
+    target = _choice.target if q.device.type == "meta" else architecture(q.device)
     backend = _resolve(_choice.name, target, q, k, causal, bias)
     call = AttentionCall(
         backend=backend,
@@ -238,7 +238,8 @@ def _future(n: int, m: int, device: torch.device) -> Tensor:
 
 
 @cache
-def _architecture(device: torch.device) -> str:
+def architecture(device: torch.device) -> str:
+    """What decides a device's limits: "sm80", "gfx942", "cpu"."""
     if device.type != "cuda":
         return "cpu"
     if torch.version.hip:

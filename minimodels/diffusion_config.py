@@ -46,8 +46,8 @@ class Level(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> Level:
-        if self.attention is not None and self.channels % self.attention.num_heads:
-            raise ValueError(f"channels {self.channels} are not divisible by num_heads {self.attention.num_heads}")
+        if self.attention is not None:
+            _divides("channels", self.channels, "num_heads", self.attention.num_heads)
         return self
 
 
@@ -66,7 +66,6 @@ class UNet(Part):
     time_dim: Width
     context_dim: Width = Field(description="width of the text features where attention meets them")
     text_dim: Width | None = Field(default=None, description="width of the text encoder, projected to context_dim")
-    vector_dim: Width | None = Field(default=None, description="width of a pooled vector added to the time embedding")
     pooling: Pooling | None = None
     activation: Literal["silu", "gelu"]
     scale_shift: bool = Field(description="the time embedding scales and shifts the second norm, not only adds")
@@ -158,8 +157,6 @@ class LatentDiffusion(Architecture):
             raise ValueError(
                 f"unet.out_channels {self.unet.out_channels} differ from in_channels {self.unet.in_channels}"
             )
-        if self.unet.vector_dim is not None or self.unet.pooling is not None:
-            raise ValueError("this kind of pipeline has no pooled text for unet.vector_dim or unet.pooling")
         _divides(
             "run.image_size",
             self.run.image_size,

@@ -10,6 +10,8 @@ Saharia et al. 2022, arXiv 2205.11487, appendix F (Imagen).
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,13 @@ from minimodels.unet_blocks import (
     make_attention,
     timestep_features,
 )
+
+
+def _resampler(config: UNetConfig, channels: int, direction: Literal["up", "down"]) -> nn.Module:
+    """What doubles or halves the side between two levels."""
+    if config.resample == "res_block":
+        return ResBlock(ResSettings.of(config), channels, channels, direction)
+    return Downsample(channels) if direction == "down" else Upsample(channels)
 
 
 class Stage(nn.Module):
@@ -47,11 +56,16 @@ class Stage(nn.Module):
         x = self.res_blocks[index](x, t)
         return self.attentions[index](x, context) if len(self.attentions) else x
 
+    def change(self, x: Tensor, t: Tensor) -> Tensor:
+        """To the side of the next level."""
+        assert self.resample is not None
+        return self.resample(x, t) if isinstance(self.resample, ResBlock) else self.resample(x)
+
 
 class UNet(nn.Module):
     """Noisy x (b, in_channels, h, w), timestep (b,), context (b, m, d) -> (b, out_channels, h, w).
 
-    d is text_dim where the config has one, else context_dim; vector (b, vector_dim) where it has that.
+    d is text_dim where the config has one, else context_dim.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -60,7 +74,6 @@ class UNet(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         levels, stem = config.levels, config.levels[0].channels
         self.time = Embedding(stem, config.time_dim, config.activation)
-        self.vector = Embedding(config.vector_dim, config.time_dim, config.activation) if config.vector_dim else None
         text_dim = config.text_dim or config.context_dim
         self.text = nn.Linear(text_dim, config.context_dim) if config.text_dim else None
         pooling = config.pooling
@@ -68,10 +81,8 @@ class UNet(nn.Module):
         self.enter = nn.Conv2d(config.in_channels, stem, 3, padding=1)
         self.down, skips = self._down(config)
         width = levels[-1].channels
-        self.middle_in, self.middle_out = (
-            ResBlock(ResSettings.of(config), width, width),
-            ResBlock(ResSettings.of(config), width, width),
-        )
+        settings = ResSettings.of(config)
+        self.middle_in, self.middle_out = (ResBlock(settings, width, width) for _ in range(2))
         self.middle_attention = make_attention(config, width, config.middle)
         self.up = self._up(config, skips)
         self.norm = nn.GroupNorm(config.norm_groups, stem, config.norm_eps)
@@ -86,14 +97,7 @@ class UNet(nn.Module):
             inputs = [channels] + [level.channels] * (level.res_blocks - 1)
             channels = level.channels
             last = index == len(config.levels) - 1
-            in_block = config.resample == "res_block"
-            down = (
-                None
-                if last
-                else ResBlock(ResSettings.of(config), channels, channels, "down")
-                if in_block
-                else Downsample(channels)
-            )
+            down = None if last else _resampler(config, channels, "down")
             stages.append(Stage(config, level, inputs, down))
             skips += [channels] * (level.res_blocks + (not last))
         return nn.ModuleList(stages), skips
@@ -106,30 +110,20 @@ class UNet(nn.Module):
             for _ in range(level.res_blocks + 1):
                 inputs.append(channels + skips.pop())
                 channels = level.channels
-            in_block = config.resample == "res_block"
-            up = (
-                None
-                if index == 0
-                else ResBlock(ResSettings.of(config), channels, channels, "up")
-                if in_block
-                else Upsample(channels)
-            )
+            up = None if index == 0 else _resampler(config, channels, "up")
             stages.append(Stage(config, level, inputs, up))
         return nn.ModuleList(stages)
 
-    def embed(self, timestep: Tensor, context: Tensor, vector: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def embed(self, timestep: Tensor, context: Tensor, dtype: torch.dtype) -> Tensor:
         """All that the residual blocks are told: (b, time_dim), through the activation."""
         stem = self.config.levels[0].channels
         t = self.time(timestep_features(timestep, stem).to(dtype))
-        if self.vector is not None:
-            assert vector is not None, "this UNet takes a vector"
-            t = t + self.vector(vector)
         if self.pooling is not None:
             t = t + self.pooling(context)
         return self.activation(t)
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, vector: Tensor | None = None) -> Tensor:
-        t = self.embed(timestep, context, vector, x.dtype)
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        t = self.embed(timestep, context, x.dtype)
         if self.text is not None:
             context = self.text(context)
         x = self.enter(x)
@@ -139,12 +133,12 @@ class UNet(nn.Module):
                 x = stage.step(index, x, t, context)  # type: ignore[operator]
                 skips.append(x)
             if stage.resample is not None:
-                x = stage.resample(x, t)  # type: ignore[operator]
+                x = stage.change(x, t)  # type: ignore[operator]
                 skips.append(x)
         x = self.middle_out(self.middle_attention(self.middle_in(x, t), context), t)
         for stage in self.up:
             for index in range(len(stage.res_blocks)):  # type: ignore[arg-type]
                 x = stage.step(index, torch.cat([x, skips.pop()], dim=1), t, context)  # type: ignore[operator]
             if stage.resample is not None:
-                x = stage.resample(x, t)  # type: ignore[operator]
+                x = stage.change(x, t)  # type: ignore[operator]
         return self.leave(self.activation(self.norm(x)))

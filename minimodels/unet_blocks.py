@@ -129,7 +129,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         with scope("resample"):
             return self.conv(x)
 
@@ -141,7 +141,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         with scope("resample"):
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 

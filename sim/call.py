@@ -66,5 +66,5 @@ class Timing:
     device_seconds: float
     host_seconds: float
     gap_seconds: float
-    bound: str
+    bound: str | None  # None where it was measured
     provenance: str

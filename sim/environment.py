@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from minimodels.kernels.attention import _architecture
+from minimodels.kernels.attention import architecture
 from minimodels.sim import device as devices
 
 LIKE = 0.15  # of the datasheet's memory: how far what a GPU reports may be from it (GiB for GB, reserves)
@@ -26,7 +26,7 @@ SMI_FIELDS = {
 
 def target_of(device: torch.device) -> str:
     """The architecture whose limits decide which attention kernel runs: "sm80", "gfx942", "cpu"."""
-    return _architecture(device)
+    return architecture(device)
 
 
 def known(device: torch.device) -> devices.Device | None:

@@ -24,9 +24,7 @@ from typing import Any
 
 import torch
 
-from minimodels.kernels.attention import attention_backend
 from minimodels.kinds import Config
-from minimodels.pipelines import example_input, generate
 from minimodels.run import DTYPES, Run, build
 from minimodels.sim import profiler
 from minimodels.sim.call import Call
@@ -36,7 +34,7 @@ from minimodels.sim.memory import ROUNDING, Usage, account
 from minimodels.sim.profile import Profile
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.session import PASSES, Session, Timed, combine, is_view
-from minimodels.sim.simulate import merge, stages
+from minimodels.sim.simulate import merge, stages, walk_pipeline
 
 
 def measure(config: Config, run: Run, progress: Advance = silent) -> Profile:
@@ -100,14 +98,11 @@ def _walk(config: Config, run: Run, device: torch.device) -> profiler.KnotWalk:
         return sum(t.device_seconds + t.gap_seconds for t in predict(calls, file, run.mode))
 
     parts = build(config, "meta", DTYPES[run.dtype])
-    tokens = example_input(config, run.batch, "meta")
     rounding = 1 if device.type == "cpu" else ROUNDING
     walk = profiler.KnotWalk(
         parts, rounding=rounding, estimate=estimate if file else None, full=run.full, keep_views=True
     )
-    with attention_backend(run.attention, target_of(device)), torch.inference_mode(), walk:
-        walk.hold(tokens)
-        generate(config, parts, tokens)
+    walk_pipeline(walk, config, run, target_of(device))
     return walk
 
 

@@ -46,7 +46,7 @@ class Timed:
 
     def timing(self) -> Timing:
         """As the record keeps it; what bounds an operator cannot be measured."""
-        return Timing(self.device, self.host, self.gap, None, "measured")  # type: ignore[arg-type]
+        return Timing(self.device, self.host, self.gap, None, "measured")
 
 
 class _Clock:

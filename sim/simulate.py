@@ -71,12 +71,17 @@ def walk_config(config: Config, run: Run, device: devices.Device, progress: Adva
         return sum(t.device_seconds + t.gap_seconds for t in predict(_priced(calls, run), device, run.mode))
 
     parts = build(config, "meta", DTYPES[run.dtype])
-    tokens = example_input(config, run.batch, "meta")
     walk = Walk(parts, estimate=estimate, full=run.full, progress=progress)
-    with attention_backend(run.attention, device.arch), torch.inference_mode(), walk:
-        walk.hold(tokens)
-        generate(config, parts, tokens)
+    walk_pipeline(walk, config, run, device.arch)
     return walk
+
+
+def walk_pipeline(walk: Walk, config: Config, run: Run, target: str) -> None:
+    """Run the pipeline of `config` on the parts of `walk`; attention is that of the architecture `target`."""
+    tokens = example_input(config, run.batch, "meta")
+    with attention_backend(run.attention, target), torch.inference_mode(), walk:
+        walk.hold(tokens)
+        generate(config, walk.parts, tokens)
 
 
 def _priced(calls: Sequence[Call], run: Run) -> list[Call]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minimodels.config import DecoderOnly
 from minimodels.transformer import Cache, Decoder, language_model
+from tests.parity.peers import assert_close, exact, randomise
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
@@ -32,17 +33,6 @@ SIZES: dict[str, dict[str, int]] = {
 BATCH, LENGTH = 3, 13
 
 
-class ExactNorm(nn.Module):
-    """RMSNorm in the dtype of its input; transformers' computes in float32 even where that is float64."""
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self.weight, self.eps = norm.weight, norm.variance_epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-
-
 def ours(sizes: dict[str, int], dtype: torch.dtype, theta: float = 10000.0) -> Decoder:
     """Our decoder with every parameter drawn."""
     stack = {key: sizes.get(key) for key in ("depth", "dim", "num_heads", "num_kv_heads", "head_dim", "ff_dim")}
@@ -53,13 +43,7 @@ def ours(sizes: dict[str, int], dtype: torch.dtype, theta: float = 10000.0) -> D
             "position": {"kind": "rotary", "theta": theta},
         },
     })  # fmt: skip
-    decoder = language_model(config).to(dtype).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(11)
-    for parameter in decoder.parameters():
-        if parameter.dim() == 1:
-            parameter.uniform_(0.5, 1.5, generator=generator)
-        else:
-            parameter.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
+    decoder = randomise(language_model(config).to(dtype))
     assert decoder.stack.rotary is not None
     decoder.stack.rotary.fill()
     return decoder
@@ -83,10 +67,7 @@ def theirs(sizes: dict[str, int], state: dict[str, Tensor], dtype: torch.dtype, 
     )
     model = transformers.LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
     model.load_state_dict({their_name(name): value for name, value in state.items()}, strict=True)
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child).__name__ == "LlamaRMSNorm":
-                setattr(module, name, ExactNorm(child))
+    exact(model, "LlamaRMSNorm")
     return model
 
 
@@ -114,14 +95,6 @@ def their_name(name: str) -> str:
 
 def draw_tokens(vocab: int) -> Tensor:
     return torch.randint(vocab, (BATCH, LENGTH), generator=torch.Generator().manual_seed(13))
-
-
-def assert_close(found: Tensor, expected: Tensor) -> None:
-    """float64: 1e-9 of the largest value; float32: 1e-4, some hundred roundings of logits of order one."""
-    assert found.shape == expected.shape and found.dtype == expected.dtype
-    assert expected.std() > 0.1, "logits must differ for the comparison to mean anything"
-    allowed = 1e-9 * expected.abs().max() if expected.dtype == torch.float64 else 1e-4
-    assert (found - expected).abs().max() <= allowed
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=str)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minimodels.config import Stack as StackConfig
 from minimodels.transformer import Cache, Encoder, Stack
+from tests.parity.peers import assert_close, exact, randomise
 
 transformers = pytest.importorskip("transformers")
 modeling = pytest.importorskip("transformers.models.t5.modeling_t5")
@@ -55,17 +56,6 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
-class ExactNorm(nn.Module):
-    """RMSNorm in the dtype of its input; transformers takes the variance in float32 even in float64."""
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self.weight, self.eps = norm.weight, norm.variance_epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-
-
 def stack_config(sizes: dict[str, int], form: dict[str, Any]) -> StackConfig:
     """T5 as a setting of our stack."""
     return StackConfig.model_validate({
@@ -92,17 +82,6 @@ def t5_config(sizes: dict[str, int], form: dict[str, Any], **changes: Any) -> An
         feed_forward_proj=form["feed_forward_proj"],
         **changes,
     )
-
-
-def randomise(module: nn.Module) -> None:
-    """Draw every parameter; queries small, since T5 leaves scores unscaled."""
-    generator = torch.Generator().manual_seed(17)
-    for name, parameter in module.named_parameters():
-        if parameter.dim() == 1:
-            parameter.uniform_(0.5, 1.5, generator=generator)
-        else:
-            small = 0.3 if "to_q" in name else 1.0
-            parameter.normal_(std=small * parameter.shape[1] ** -0.5, generator=generator)
 
 
 def their_name(name: str, layers: str, feed_forward: int) -> str:
@@ -139,33 +118,17 @@ def their_state(state: dict[str, Tensor], gated: bool, layers: str, feed_forward
     return named if gated else {name.replace(".wi_1.", ".wi."): value for name, value in named.items()}
 
 
-def exact(model: nn.Module) -> None:
-    """Put norms of the model's own dtype in the place of transformers'."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child).__name__ == "T5LayerNorm":
-                setattr(module, name, ExactNorm(child))
-
-
-def assert_close(found: Tensor, expected: Tensor) -> None:
-    """float64: 1e-9 of the largest value; float32: 1e-4, some hundred roundings of features of order one."""
-    assert found.shape == expected.shape and found.dtype == expected.dtype
-    assert expected.std() > 0.1, "features must differ for the comparison to mean anything"
-    allowed = 1e-9 * expected.abs().max() if expected.dtype == torch.float64 else 1e-4
-    assert (found - expected).abs().max() <= allowed
-
-
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=str)
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_features_equal_those_of_transformers(sizes: dict[str, int], form: dict[str, Any], dtype: torch.dtype) -> None:
     encoder = Encoder(VOCAB, LENGTH, stack_config(sizes, form)).to(dtype).eval().requires_grad_(False)
-    randomise(encoder)
+    randomise(encoder, small="to_q")  # scores are unscaled
     reference = transformers.T5EncoderModel(t5_config(sizes, form)).to(dtype).eval().requires_grad_(False)
     state = their_state(encoder.state_dict(), form["gated"], "encoder.", 1)
     missing, unexpected = reference.load_state_dict(state, strict=False)
     assert missing == ["encoder.embed_tokens.weight"] and not unexpected, "tied to shared.weight"
-    exact(reference)
+    exact(reference, "T5LayerNorm")
     tokens = torch.randint(VOCAB, (BATCH, LENGTH), generator=torch.Generator().manual_seed(19))
     assert_close(encoder(tokens), reference(tokens).last_hidden_state)
 
@@ -178,12 +141,12 @@ def test_a_causal_stack_equals_the_decoder_of_transformers(
 ) -> None:
     stack = Stack(stack_config(sizes, form), LENGTH, causal=True, context_dim=sizes["dim"])
     stack = stack.to(dtype).eval().requires_grad_(False)
-    randomise(stack)
+    randomise(stack, small="to_q")  # scores are unscaled
     reference = modeling.T5Stack(t5_config(sizes, form, is_decoder=True)).to(dtype).eval().requires_grad_(False)
     state = their_state(stack.state_dict(), form["gated"], "", 2)
     missing, unexpected = reference.load_state_dict(state, strict=False)
     assert missing == ["embed_tokens.weight"] and not unexpected, "it is given features, not tokens"
-    exact(reference)
+    exact(reference, "T5LayerNorm")
     generator = torch.Generator().manual_seed(23)
     x = torch.randn(BATCH, LENGTH, sizes["dim"], generator=generator, dtype=dtype)
     context = torch.randn(BATCH, 7, sizes["dim"], generator=generator, dtype=dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,20 @@ from minimodels.autoencoder import KlDecoder
 from minimodels.diffusion_config import KlDecoder as KlDecoderConfig
 from minimodels.diffusion_config import UNet as UNetConfig
 from minimodels.unet import UNet
+from tests.parity.peers import assert_close, randomise
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.parity
 
 RENAMED = (
+    (r"^text\.", "encoder_hid_proj."),
+    (r"^pooling\.norm_in", "add_embedding.norm1"),
+    (r"^pooling\.norm_out", "add_embedding.norm2"),
+    (r"^pooling\.position", "add_embedding.pool.positional_embedding"),
+    (r"^pooling\.to_(q|k|v)", r"add_embedding.pool.\1_proj"),
+    (r"^pooling\.project", "add_embedding.proj"),
+    (r"\.text_(k|v)\.", r".add_\1_proj."),
+    (r"\.attention\.to_", ".to_"),
     (r"^time\.0", "time_embedding.linear_1"),
     (r"^time\.2", "time_embedding.linear_2"),
     (r"^enter\.", "conv_in."),
@@ -49,27 +59,29 @@ RENAMED = (
 )
 
 
+class ExactPooling(nn.Module):
+    """diffusers' pooling of text with the softmax in the dtype of its input, which theirs takes in float32."""
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        pool, heads = self.pool, self.pool.num_heads
+        mean = x.mean(dim=1, keepdim=True) + pool.positional_embedding
+        x = torch.cat([mean, x], dim=1)
+        q, k, v = (
+            to(y).unflatten(-1, (heads, -1)).transpose(1, 2)
+            for to, y in ((pool.q_proj, mean), (pool.k_proj, x), (pool.v_proj, x))
+        )
+        weight = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, dim=-1)
+        return (weight @ v).transpose(1, 2).flatten(1)
+
+
 def their_name(name: str) -> str:
     for pattern, replacement in RENAMED:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Random values in every parameter, so that zeros and ones hide nothing."""
-    generator = torch.Generator().manual_seed(5)
-    for parameter in module.parameters():
-        size = parameter[0].numel() if parameter.dim() > 1 else 16
-        parameter.data.normal_(std=size**-0.5, generator=generator)
-    return module
-
-
-def close(ours: Tensor, theirs: Tensor) -> None:
-    assert theirs.abs().mean() > 1e-3
-    if ours.dtype == torch.float64:
-        assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()  # rounding, in another order
-    else:
-        assert (ours / theirs.abs().mean() - theirs / theirs.abs().mean()).abs().max() <= 2e-4  # at mean size 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -99,7 +111,55 @@ def test_unet_equals_that_of_diffusers(projection: str, dtype: torch.dtype) -> N
     x = torch.randn(2, 4, 6, 10, generator=generator).to(dtype)
     context, timestep = torch.randn(2, 7, 22, generator=generator).to(dtype), torch.tensor([3, 901])
     with torch.inference_mode():
-        close(ours(x, timestep, context), theirs(x, timestep, context).sample)
+        assert_close(ours(x, timestep, context), theirs(x, timestep, context).sample)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_unet_with_appended_text_equals_that_of_deepfloyd_if(dtype: torch.dtype) -> None:
+    """Imagen's form: text among the keys, pooled text, scale and shift, resampling inside residual blocks."""
+    config = UNetConfig.model_validate({
+        "kind": "unet", "in_channels": 3, "out_channels": 6, "time_dim": 40, "context_dim": 48, "text_dim": 20,
+        "pooling": {"num_heads": 5}, "activation": "gelu", "scale_shift": True, "resample": "res_block",
+        "projection": "linear", "norm_groups": 4, "norm_eps": 1e-5,
+        "levels": [
+            {"channels": 24, "res_blocks": 2},
+            {"channels": 48, "res_blocks": 2, "attention": {"kind": "appended", "num_heads": 6}},
+        ],
+        "middle": {"kind": "appended", "num_heads": 6},
+    })  # fmt: skip
+    ours = randomise(UNet(config)).to(dtype)
+    theirs = diffusers.UNet2DConditionModel(
+        in_channels=3,
+        out_channels=6,
+        block_out_channels=(24, 48),
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        layers_per_block=2,
+        attention_head_dim=8,
+        cross_attention_dim=48,
+        encoder_hid_dim=20,
+        encoder_hid_dim_type="text_proj",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=5,
+        norm_num_groups=4,
+        act_fn="gelu",
+        time_embedding_dim=40,
+        time_embedding_act_fn="gelu",
+        resnet_time_scale_shift="scale_shift",
+        resnet_skip_time_act=True,
+    )
+    theirs = theirs.to(dtype).eval()
+    state = {their_name(name): value for name, value in ours.state_dict().items()}
+    state = {re.sub(r"(attentions\.\d)\.norm\.", r"\1.group_norm.", name): value for name, value in state.items()}
+    theirs.load_state_dict(state)
+    if dtype == torch.float64:
+        theirs.add_embedding.pool = ExactPooling(theirs.add_embedding.pool)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 3, 6, 10, generator=generator).to(dtype)
+    text, timestep = torch.randn(2, 7, 20, generator=generator).to(dtype), torch.tensor([3, 901])
+    with torch.inference_mode():
+        assert_close(ours(x, timestep, text), theirs(x, timestep, text).sample)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -130,4 +190,4 @@ def test_decoder_equals_that_of_diffusers(dtype: torch.dtype) -> None:
     assert all(name.startswith(("encoder.", "quant_conv.")) for name in missing), "the decoder is whole"
     z = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(3)).to(dtype)
     with torch.inference_mode():
-        close(ours(z), theirs.decode(z / 0.5).sample)
+        assert_close(ours(z), theirs.decode(z / 0.5).sample)
