@@ -10,7 +10,7 @@ VENV = .venv
 RUN = $(VENV)/bin/python -m
 PIP = $(RUN) pip
 
-.PHONY: profile test test-all clean
+.PHONY: profile test test-all bench-peers clean
 .DELETE_ON_ERROR:
 
 profile: $(VENV)/installed
@@ -24,6 +24,10 @@ test-all: $(VENV)/installed-test
 	$(RUN) ruff format --check .
 	$(RUN) pyright --pythonpath $(VENV)/bin/python
 	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 -m "not gpu"
+
+# UNets beside those of diffusers, about ten minutes on two cores.
+bench-peers: $(VENV)/installed-test
+	$(RUN) tests.parity.bench_peers
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

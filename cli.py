@@ -66,7 +66,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="sdpa (torch chooses), baseline (the matrix is written out), flash, efficient or cudnn; "
                      "with ! the kernel is pinned and a call it cannot do is an error."),
         click.option("--mode", metavar="eager|graph|compiled", default="eager", show_default=True,
-                     help="How the host launches kernels."),
+                     help="How the host launches kernels; graph and compiled are simulated only, so name a GPU."),
         click.option("--batch", type=int, default=1, show_default=True, help="Images or sequences at once."),
         click.option("--dtype", metavar="DTYPE", help="bfloat16, float16, float32 or float64.  "
                      "[default: bfloat16 on a GPU, float32 on cpu]"),
@@ -91,10 +91,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
     """The architectures known by name."""
-    from minimodels.sim import inventory, tables
+    from minimodels.sim import inventory, listings
 
     rows = inventory.models()
-    _show(rows if as_json else tables.model_list(rows))
+    _show(rows if as_json else listings.model_list(rows))
 
 
 @main.command()
@@ -103,10 +103,10 @@ def list_(as_json: bool) -> None:
 def show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """The parts of architecture NAME, their parameters beside the published counts, and their modules."""
     from minimodels import loader
-    from minimodels.sim import inventory, tables
+    from minimodels.sim import inventory, listings
 
     record, trees = inventory.parts(loader.load(name, overrides))
-    _show(record if as_json else tables.model(record, trees))
+    _show(record if as_json else listings.model(record, trees))
 
 
 @main.command()
@@ -130,7 +130,9 @@ def profile(
     from minimodels import loader
     from minimodels.sim import files, tables
 
-    for path in filter(None, (out, picture)):
+    outputs = [path for path in (out, picture) if path]
+    files.check_distinct(outputs, [Path(name)] if name.endswith(".toml") else [])
+    for path in outputs:
         files.check_writable(path)
     if picture:
         from minimodels.sim import plots
@@ -169,9 +171,11 @@ def compare(files: tuple[Path, ...]) -> None:
 def plot(kind: str, files: tuple[Path, ...], out: Path) -> None:
     """Draw KIND (breakdown, stages, roofline, memory or seqlen) of profiles FILES."""
     from minimodels.sim import plots
+    from minimodels.sim.files import check_distinct
     from minimodels.sim.profile import Profile
 
     plots.check_extension(out)
+    check_distinct([out], files)
     if kind not in plots.KINDS:
         raise ValueError(f"unknown plot {kind!r}; allowed: {', '.join(plots.KINDS)}")
     plots.save(plots.KINDS[kind]([Profile.load(path) for path in files]), out)
@@ -181,10 +185,10 @@ def plot(kind: str, files: tuple[Path, ...], out: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def devices(as_json: bool) -> None:
     """The GPUs that can be simulated."""
-    from minimodels.sim import device, tables
+    from minimodels.sim import device, listings
 
     listed = [device.load(name) for name in device.names()]
-    _show([one.model_dump(mode="json") for one in listed] if as_json else tables.device_list(listed))
+    _show([one.model_dump(mode="json") for one in listed] if as_json else listings.device_list(listed))
 
 
 @main.command()
@@ -195,7 +199,9 @@ def validate(truth: Path | None, as_json: bool) -> None:
     from minimodels.sim import accuracy_table
     from minimodels.sim import validate as validation
 
-    rows = validation.validate(validation.load(truth) if truth else validation.shipped())
+    rows = (
+        validation.validate(validation.load(truth), str(truth)) if truth else validation.validate(validation.shipped())
+    )
     _show(accuracy_table.as_json(rows) if as_json else accuracy_table.report(rows))
 
 
@@ -213,6 +219,29 @@ def schema(what: str) -> None:
         _show(Profile.model_json_schema())
 
 
+@main.command("import")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Write FILE.toml instead of printing.")
+def import_(directory: Path, out: Path | None) -> None:
+    """The sizes of a model that diffusers or transformers saved in DIRECTORY, as a config for `profile`."""
+    from minimodels import importer
+    from minimodels.sim import files
+
+    if out is not None:
+        if out.suffix != ".toml":
+            raise ValueError(f"--out {out}: a config is named FILE.toml")
+        files.check_writable(out)
+    found = importer.to_toml(directory)
+    if out is None:
+        click.echo(found.text, nl=False)
+        return
+    files.write_whole(out, found.text.encode())
+    if found.section is None:
+        click.echo(f"{out} is a whole architecture: minibench profile {out}")
+    else:
+        click.echo(f"{out} is the section [{found.section}] of an architecture: put it into the .toml of one.")
+
+
 def _profile(config: Config, options: dict[str, Any]) -> Profile:
     from minimodels.run import make_run
     from minimodels.sim.progress import bar
@@ -221,8 +250,12 @@ def _profile(config: Config, options: dict[str, Any]) -> Profile:
     with bar(config.title) as progress:
         if run.device in ("cpu", "cuda"):
             from minimodels.sim.measure import measure
+            from minimodels.sim.session import Unmeasurable
 
-            return measure(config, run, progress)
+            try:
+                return measure(config, run, progress)
+            except Unmeasurable as error:
+                raise click.ClickException(f"cannot measure {config.title}: {error}") from error
         from minimodels.sim.simulate import simulate
 
         return simulate(config, run, progress)

@@ -67,9 +67,11 @@ def attention(
     broadcast to (*batch, heads, n, m); scale: of the scores, 1 / sqrt(d) unless given.
 
     Raises:
-        ValueError: a pinned backend cannot do the call; the message names the limit and the value.
+        ValueError: shapes do not fit together, or a pinned backend cannot do the call; the message names the limit
+            and the value.
     """
     n, m = q.shape[-2], k.shape[-2]
+    _check(q, k, v, causal)
     causal = causal and n > 1
     if scale is None:
         scale = q.shape[-1] ** -0.5
@@ -90,6 +92,21 @@ def attention(
         if backend == "baseline":
             return _baseline(q, k, v, causal, bias, scale)
         return _fused(backend, q, k, v, causal, bias, scale)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> None:
+    """Raise a ValueError where shapes do not fit together."""
+    heads, kv_heads, (n, head_dim), m = q.shape[-3], k.shape[-3], q.shape[-2:], k.shape[-2]
+    if k.shape != v.shape:
+        raise ValueError(f"keys and values have one shape, not {tuple(k.shape)} and {tuple(v.shape)}")
+    if q.shape[:-3] != k.shape[:-3] or k.shape[-1] != head_dim:
+        raise ValueError(
+            f"queries and keys have the same batch and head_dim, not {tuple(q.shape)} and {tuple(k.shape)}"
+        )
+    if heads % kv_heads:
+        raise ValueError(f"heads are a multiple of kv_heads, not {heads} and {kv_heads}")
+    if causal and n > m:
+        raise ValueError(f"causal attention needs a key for every query, not {n:,} queries and {m:,} keys")
 
 
 def _resolve(name: str, target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> str:

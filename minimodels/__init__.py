@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from minimodels.sim.measure import measure as measure
     from minimodels.sim.profile import Profile as Profile
     from minimodels.sim.simulate import simulate as simulate
+    from minimodels.weights import from_pretrained as from_pretrained
 
 _HOMES = {
     "load": "minimodels.loader",
@@ -25,8 +26,9 @@ _HOMES = {
     "Profile": "minimodels.sim.profile",
     "simulate": "minimodels.sim.simulate",
     "measure": "minimodels.sim.measure",
+    "from_pretrained": "minimodels.weights",
 }
-__all__ = ["Profile", "Run", "attention_backend", "build", "load", "measure", "simulate"]
+__all__ = ["Profile", "Run", "attention_backend", "build", "from_pretrained", "load", "measure", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

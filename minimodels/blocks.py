@@ -1,11 +1,13 @@
 """What several models share: norms, positions, attention with its projections, the MLP.
 
-Shapes: x (b, n, d) with d the model's width; context (b, m, d') with d' its own width.
+Shapes: x (b, n, d) with d the model's width; context (b, m, d') with d' its own width. Video features are
+(b, f, n, d): attention in space runs per frame, attention in time per position.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minimodels.config import Norm, Relative, Rotary, Stack
+from minimodels.config import MultiAxis, Norm, Relative, Rotary, Stack
 from minimodels.kernels.attention import attention
 from minimodels.kernels.scope import scope
 
@@ -44,7 +46,15 @@ def make_norm(norm: Norm, dim: int) -> nn.Module:
     return nn.LayerNorm(dim, norm.eps) if norm.kind == "layer" else nn.RMSNorm(dim, norm.eps)
 
 
-class RotaryTable(nn.Module):
+class Computed(nn.Module):
+    """Buffers that are computed, not trained: `fill` is called once they are where they stay."""
+
+    def fill(self) -> None:
+        """Compute the buffers, in float32 whatever the model's dtype."""
+        raise NotImplementedError
+
+
+class RotaryTable(Computed):
     """Cosines and sines of RoPE for positions 0 .. length-1.
 
     The first half of the head's features pairs with the second half, as in the published checkpoints'
@@ -63,7 +73,6 @@ class RotaryTable(nn.Module):
             self.register_buffer(name, torch.empty(length, head_dim), persistent=False)
 
     def fill(self) -> None:
-        """Compute the tables, in float32 whatever the model's dtype."""
         length, head_dim = self.cos.shape
         # Rounded as the official code rounds: the reciprocal of the power, not the power of the negative
         frequency = 1 / self.theta ** (torch.arange(0, head_dim, 2, device=self.cos.device).float() / head_dim)
@@ -107,11 +116,28 @@ class RelativeBias(nn.Module):
         return rearrange(self.embedding(bucket), "n m heads -> 1 heads n m")
 
 
+class AxisEmbedding(nn.Module):
+    """A trained vector per position of each axis; a token gets the sum of its own, (prod(axes), dim) in all."""
+
+    def __init__(self, axes: Sequence[int], dim: int) -> None:
+        super().__init__()
+        self.axes = nn.ModuleList(nn.Embedding(length, dim) for length in axes)
+
+    def forward(self, lengths: Sequence[int]) -> Tensor:
+        """The vectors of the first `lengths` positions of each axis, row by row: (prod(lengths), dim)."""
+        total: Tensor | None = None
+        for axis, length in zip(self.axes, lengths, strict=True):
+            own = axis.weight[:length]  # type: ignore[index]
+            total = own if total is None else rearrange(total[:, None] + own, "a b d -> (a b) d")
+        assert total is not None, "there is an axis"
+        return total
+
+
 class Attention(nn.Module):
     """Multi-head attention with its four projections, labelled by what attends to what.
 
-    context_dim: width of what is attended to; role: "self" or "cross" (later "spatial", "temporal", "joint");
-    bias: which projections have one.
+    context_dim: width of what is attended to; role: "self", "cross", "spatial", "temporal" or "joint", of which
+    "temporal" attends over f of x (b, f, n, d), the others over n; bias: which projections have one.
     """
 
     def __init__(
@@ -119,6 +145,9 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.role, self.head_dim = role, heads.dim
+        self.tokens, self.split = "... n (heads d)", "... heads n d"
+        if role == "temporal":
+            self.tokens, self.split = "b f n (heads d)", "b n heads f d"
         self.scale = heads.dim**-0.5 if heads.scaled else 1.0
         inner, kv_inner = heads.num * heads.dim, heads.num_kv * heads.dim
         self.to_q = nn.Linear(dim, inner, bias=bias == "all")
@@ -142,7 +171,7 @@ class Attention(nn.Module):
         causal: bool = False,
         bias: Tensor | None = None,
     ) -> Tensor:
-        """Attend from x (b, n, d) to itself, or to `kv`.
+        """Attend from x (b, n, d), or (b, f, n, d), to itself, or to `kv`.
 
         cache: keys and values (b, kv_heads, capacity, head_dim) of the positions before `pos`; those of x are
         written into it at `pos`, and x attends to all up to its own.
@@ -155,11 +184,41 @@ class Attention(nn.Module):
                     q, k = rotary(q, pos), rotary(k, pos)
                 kv = KV(k, v) if cache is None else _append(cache, KV(k, v), pos)
             out = attention(q, kv.keys, kv.values, causal=causal, bias=bias, scale=self.scale)
-            return self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
+            return self.to_out(rearrange(out, f"{self.split} -> {self.tokens}"))
 
     def heads(self, x: Tensor) -> Tensor:
         """Split features into heads: (b, n, heads * head_dim) -> (b, heads, n, head_dim)."""
-        return rearrange(x, "b n (heads d) -> b heads n d", d=self.head_dim)
+        return rearrange(x, f"{self.tokens} -> {self.split}", d=self.head_dim)
+
+
+class MultiAxisAttention(Attention):
+    """Self-attention over a square of tokens: half the heads inside its blocks, half between equal places of them.
+
+    Source: Zhao et al. 2021 (HiT), arXiv 2106.07631, section 3.2, which Muse cites.
+    """
+
+    def __init__(self, stack: Stack, split: MultiAxis, bias: Literal["none", "out", "all"]) -> None:
+        super().__init__(stack.dim, stack.dim, Heads.of(stack), "self", bias)
+        self.sizes = {"h": split.side // split.block, "w": split.side // split.block, "p": split.block}
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """x: (b, n, d), n = side * side -> (b, n, d)."""
+        with scope("attention", self.role):
+            q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+            half = q.shape[-1] // 2
+            inside, between = "b (h w) heads (p q) d", "b (p q) heads (h w) d"
+            parts = []
+            for pattern, features in ((inside, slice(0, half)), (between, slice(half, None))):
+                split = [
+                    rearrange(
+                        y[..., features], f"b (h p w q) (heads d) -> {pattern}", **self.sizes, q=self.sizes["p"],
+                        d=self.head_dim,
+                    )
+                    for y in (q, k, v)
+                ]  # fmt: skip
+                out = attention(*split, scale=self.scale)
+                parts.append(rearrange(out, f"{pattern} -> b (h p w q) (heads d)", **self.sizes, q=self.sizes["p"]))
+            return self.to_out(torch.cat(parts, dim=-1))
 
 
 def _append(cache: KV, new: KV, pos: int) -> KV:
@@ -188,13 +247,30 @@ class FeedForward(nn.Module):
     def __init__(self, stack: Stack) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[stack.activation]
-        self.up = nn.Linear(stack.dim, stack.ff_dim, bias=stack.bias)
-        self.gate = nn.Linear(stack.dim, stack.ff_dim, bias=stack.bias) if stack.gated else None
-        self.down = nn.Linear(stack.ff_dim, stack.dim, bias=stack.bias)
+        bias = stack.bias != "none"
+        self.up = nn.Linear(stack.dim, stack.ff_dim, bias=bias)
+        self.gate = nn.Linear(stack.dim, stack.ff_dim, bias=bias) if stack.gated else None
+        self.down = nn.Linear(stack.ff_dim, stack.dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (b, n, d) -> (b, n, d)."""
+        """x: (..., d) -> (..., d)."""
         with scope("feed_forward"):
             if self.gate is None:
                 return self.down(self.activation(self.up(x)))
             return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+class Geglu(nn.Module):
+    """An MLP with a value and a gate of `ff_dim`, 4 x dim where not given, from one projection."""
+
+    def __init__(self, dim: int, ff_dim: int | None = None, *, bias: bool = True) -> None:
+        super().__init__()
+        ff_dim = ff_dim or 4 * dim
+        self.up = nn.Linear(dim, 2 * ff_dim, bias=bias)
+        self.down = nn.Linear(ff_dim, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., d) -> (..., d)."""
+        with scope("feed_forward"):
+            value, gate = self.up(x).chunk(2, dim=-1)
+            return self.down(value * F.gelu(gate))

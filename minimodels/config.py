@@ -68,7 +68,26 @@ class Rotary(Strict):
     theta: Positive
 
 
-Position = Annotated[Learned | Relative | Rotary, Field(discriminator="kind")]
+class LearnedAxes(Strict):
+    """A trained vector per row, per column, and per frame where there are frames; their sum is added."""
+
+    kind: Literal["learned-axes"]
+
+
+Position = Annotated[Learned | LearnedAxes | Relative | Rotary, Field(discriminator="kind")]
+
+
+class MultiAxis(Strict):
+    """Self-attention on a square of tokens: half the heads inside blocks, half between them (HiT, Muse)."""
+
+    side: Length = Field(description="tokens per side of the square")
+    block: Length = Field(description="tokens per side of a block")
+
+    @model_validator(mode="after")
+    def _possible(self) -> MultiAxis:
+        if self.side % self.block:
+            raise ValueError(f"side {self.side} is not divisible by block {self.block}")
+        return self
 
 
 class Stack(Strict):
@@ -81,14 +100,20 @@ class Stack(Strict):
     head_dim: Width | None = Field(default=None, description="dim / num_heads where not given")
     ff_dim: Width
     gated: bool = Field(description="GLU-style MLP with three matrices instead of two")
-    bias: bool = Field(description="projections and MLP have biases")
+    bias: Literal["none", "out", "all"] = Field(description="on no layer; on MLP and output projections; on all")
     activation: Literal["gelu", "gelu_quick", "gelu_tanh", "relu", "silu"]
     scaled: bool = Field(description="scores divided by sqrt(head_dim); T5 leaves them as they are")
     norm: Norm
     position: Position
+    multi_axis: MultiAxis | None = Field(default=None, description="how self-attention is split; none: it is not")
 
     @model_validator(mode="after")
     def _possible(self) -> Stack:
+        if self.multi_axis is not None and (self.num_heads % 2 or self.num_kv_heads != self.num_heads):
+            raise ValueError(
+                f"multi_axis splits the heads in two: num_heads {self.num_heads} must be even "
+                f"and num_kv_heads {self.num_kv_heads} the same"
+            )
         if self.head_dim is None and self.dim % self.num_heads:
             raise ValueError(
                 f"dim {self.dim} is not divisible by num_heads {self.num_heads}; change one or give head_dim"
@@ -119,16 +144,30 @@ class EncoderDecoder(Part):
     text_len: Length
     image_vocab: Vocabulary
     image_tokens: Length
+    shared: Literal["embedding", "all"] | None = Field(
+        default=None,
+        description="one embedding for text and image tokens, or for the output head too, which then sees features "
+        "times dim**-0.5 (T5); none: each has its own, and image tokens one more, which starts",
+    )
     encoder: Stack
     decoder: Stack
 
+    @model_validator(mode="after")
+    def _possible(self) -> EncoderDecoder:
+        if self.shared and (self.text_vocab, self.encoder.dim) != (self.image_vocab, self.decoder.dim):
+            raise ValueError(
+                "a shared embedding needs text_vocab and image_vocab, and both stacks' dim, to be the same"
+            )
+        return self
+
 
 class DecoderOnly(Part):
-    """Causal language model: embedding, decoder stack, untied output head."""
+    """Causal language model: embedding, decoder stack, output head."""
 
     kind: Literal["decoder-only"]
     vocab: Vocabulary
     context_len: Length
+    tied: bool = Field(default=False, description="the output head is the embedding")
     decoder: Stack
 
 
@@ -139,7 +178,22 @@ class TextEncoder(Part):
     vocab: Vocabulary
     text_len: Length
     causal: bool
+    features: Literal["last", "penultimate"] = Field(
+        description="given to what follows: the last layer's, normed, or those of the layer before it as they are"
+    )
+    projection: Width | None = Field(
+        default=None, description="width that the last token is projected to, to stand for the text; none: it is not"
+    )
+    end: int | None = Field(
+        default=None, ge=0, description="number of the token that ends a text; none: the highest number in it"
+    )
     stack: Stack
+
+    @model_validator(mode="after")
+    def _possible(self) -> TextEncoder:
+        if self.features == "penultimate" and self.stack.depth < 2:
+            raise ValueError("features of the layer before the last need a depth of 2 or more")
+        return self
 
 
 class VitDecoder(Part):

@@ -1,134 +1,67 @@
-"""Config types of diffusion models: the UNet as a list of levels, the autoencoder, the sampler.
-
-Text enters a UNet in one of two ways, and parameter counts tell them apart: through cross-attention of its own
-inside transformer blocks (`transformer`: latent diffusion, SD, SDXL, Emu), or appended to the keys and values
-of every self-attention (`appended`: GLIDE, DALL-E 2, Imagen, DeepFloyd IF).
-"""
+"""Config types of diffusion models: in latents, or in pixels through a cascade, of images or of video."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from math import prod
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from minimodels.config import Architecture, Depth, Length, Part, Positive, Strict, TextEncoder, Width
-
-
-def _divides(what: str, value: int, by: str, divisor: int) -> None:
-    if value % divisor:
-        raise ValueError(f"{what} {value} is not divisible by {by} {divisor}")
-
-
-class TransformerAttention(Strict):
-    """Transformer blocks: self-attention, cross-attention to the text, GEGLU."""
-
-    kind: Literal["transformer"]
-    depth: Depth
-    num_heads: Width
-
-
-class AppendedAttention(Strict):
-    """Self-attention to whose keys and values the text is appended."""
-
-    kind: Literal["appended"]
-    num_heads: Width
-
-
-LevelAttention = Annotated[TransformerAttention | AppendedAttention, Field(discriminator="kind")]
-
-
-class Level(Strict):
-    """One resolution; the up path has one residual block more than the down path."""
-
-    channels: Width
-    res_blocks: Depth
-    attention: LevelAttention | None = Field(default=None, description="none where not given")
-
-    @model_validator(mode="after")
-    def _possible(self) -> Level:
-        if self.attention is not None:
-            _divides("channels", self.channels, "num_heads", self.attention.num_heads)
-        return self
-
-
-class Pooling(Strict):
-    """Text features pooled by attention into one vector that is added to the time embedding (Imagen)."""
-
-    num_heads: Width
-
-
-class UNet(Part):
-    """The denoiser; levels run from high to low resolution, each half the side of the one before."""
-
-    kind: Literal["unet"]
-    in_channels: Width
-    out_channels: Width
-    time_dim: Width
-    context_dim: Width = Field(description="width of the text features where attention meets them")
-    text_dim: Width | None = Field(default=None, description="width of the text encoder, projected to context_dim")
-    pooling: Pooling | None = None
-    activation: Literal["silu", "gelu"]
-    scale_shift: bool = Field(description="the time embedding scales and shifts the second norm, not only adds")
-    resample: Literal["conv", "res_block"]
-    projection: Literal["conv", "linear"] = Field(description="into and out of transformer blocks")
-    norm_groups: Width
-    norm_eps: Positive
-    levels: list[Level] = Field(min_length=1, max_length=16)
-    middle: LevelAttention
-
-    @model_validator(mode="after")
-    def _possible(self) -> UNet:
-        for index, level in enumerate(self.levels):
-            _divides(f"levels.{index}.channels", level.channels, "norm_groups", self.norm_groups)
-        _divides("the channels of the last level", self.levels[-1].channels, "middle.num_heads", self.middle.num_heads)
-        _divides("the channels of the first level", self.levels[0].channels, "2, for sines and cosines:", 2)
-        return self
-
-    @property
-    def shrinks(self) -> int:
-        """How many times smaller the side is in the middle."""
-        return 2 ** (len(self.levels) - 1)
-
-
-class KlDecoder(Part):
-    """Latents to pixels: the decoder of a KL-regularised autoencoder, channels from low to high resolution."""
-
-    kind: Literal["kl-decoder"]
-    latent_channels: Width
-    channels: list[Width] = Field(min_length=1, max_length=8)
-    res_blocks: Depth
-    norm_groups: Width
-    norm_eps: Positive
-    latent_scale: Positive = Field(description="latents are divided by it before they are decoded")
-
-    @model_validator(mode="after")
-    def _possible(self) -> KlDecoder:
-        for index, channels in enumerate(self.channels):
-            _divides(f"channels.{index}", channels, "norm_groups", self.norm_groups)
-        return self
-
-    @property
-    def grows(self) -> int:
-        """How many times larger the side of the image is."""
-        return 2 ** (len(self.channels) - 1)
-
-
-class Denoising(Strict):
-    """Run defaults of a diffusion model: sampling steps, image side in pixels, guidance."""
-
-    steps: int = Field(ge=1, le=1000)
-    image_size: Length
-    guidance_scale: float = Field(ge=0, le=100, allow_inf_nan=False)
+from minimodels.autoencoder_config import KlDecoder
+from minimodels.config import Architecture, Factor, Length, Strict, TextEncoder
+from minimodels.unet_config import Denoiser, Prior, UNet, check_divides
 
 
 class Schedule(Strict):
-    """How noise falls over the 1,000 timesteps of training: square roots of beta lie on a line."""
+    """How noise falls over the timesteps of training.
 
-    kind: Literal["scaled-linear"]
-    beta_start: float = Field(gt=0, lt=1)
-    beta_end: float = Field(gt=0, lt=1)
+    scaled-linear: square roots of beta lie on a line; linear: beta does; cosine: the signal is a squared cosine.
+    """
+
+    kind: Literal["scaled-linear", "linear", "cosine"]
+    beta_start: float | None = Field(default=None, gt=0, lt=1)
+    beta_end: float | None = Field(default=None, gt=0, lt=1)
     timesteps: int = Field(ge=1, le=100_000)
-    prediction: Literal["noise", "velocity"]
+    below: int | None = Field(default=None, ge=1, description="timesteps that sampling visits; none: all of them")
+    prediction: Literal["noise", "velocity", "clean"]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Schedule:
+        given = self.beta_start is not None, self.beta_end is not None
+        if self.kind == "cosine" and any(given):
+            raise ValueError("a cosine schedule has no beta_start or beta_end")
+        if self.kind != "cosine" and not all(given):
+            raise ValueError(f"a {self.kind} schedule needs beta_start and beta_end")
+        if self.below is not None and self.below > self.timesteps:
+            raise ValueError(f"below {self.below} exceeds timesteps {self.timesteps}")
+        return self
+
+    @property
+    def visited(self) -> int:
+        """Timesteps that sampling may visit."""
+        return self.below or self.timesteps
+
+
+class Denoising(Strict):
+    """Run defaults of one denoising loop: steps, guidance, sampler."""
+
+    steps: int = Field(ge=1, le=1000)
+    guidance_scale: float = Field(ge=0, le=100, allow_inf_nan=False)
+    sampler: Literal["ddim", "ddpm", "euler"]
+    dynamic_threshold: float | None = Field(
+        default=None, gt=0, lt=1, description="quantile that pixels are clipped to at every step; none: they are not"
+    )
+
+    def check(self, where: str, schedule: Schedule) -> None:
+        """Raise a ValueError unless the schedule has as many timesteps as there are steps."""
+        if self.steps > schedule.visited:
+            raise ValueError(f"{where}.steps {self.steps} exceed the {schedule.visited} timesteps of its schedule")
+
+
+class LatentRun(Denoising):
+    """Run defaults of latent diffusion."""
+
+    image_size: Length
 
 
 class LatentDiffusion(Architecture):
@@ -136,18 +69,15 @@ class LatentDiffusion(Architecture):
 
     kind: Literal["latent-diffusion"]
     text_encoder: TextEncoder
+    second_text_encoder: TextEncoder | None = Field(default=None, description="none where not given")
     unet: UNet
     decoder: KlDecoder
     schedule: Schedule
-    run: Denoising
+    run: LatentRun
 
     @model_validator(mode="after")
     def _consistent(self) -> LatentDiffusion:
-        width = self.unet.text_dim or self.unet.context_dim
-        if self.text_encoder.stack.dim != width:
-            raise ValueError(
-                f"the UNet reads text of width {width}, text_encoder.stack.dim is {self.text_encoder.stack.dim}"
-            )
+        self._check_text()
         if self.unet.in_channels != self.decoder.latent_channels:
             raise ValueError(
                 f"unet.in_channels {self.unet.in_channels} differ from "
@@ -157,17 +87,171 @@ class LatentDiffusion(Architecture):
             raise ValueError(
                 f"unet.out_channels {self.unet.out_channels} differ from in_channels {self.unet.in_channels}"
             )
-        _divides(
-            "run.image_size",
-            self.run.image_size,
-            "the shrinking of decoder and UNet,",
-            self.decoder.grows * self.unet.shrinks,
-        )
-        if self.run.steps > self.schedule.timesteps:
-            raise ValueError(f"run.steps {self.run.steps} exceed schedule.timesteps {self.schedule.timesteps}")
+        shrinks = self.decoder.grows * self.unet.shrinks
+        check_divides("run.image_size", self.run.image_size, "the shrinking of decoder and UNet,", shrinks)
+        self.run.check("run", self.schedule)
         return self
+
+    def _check_text(self) -> None:
+        unet, first, second = self.unet, self.text_encoder, self.second_text_encoder
+        if second is None or unet.second_context_dim is not None:
+            given, width = first.stack.dim, unet.text_dim or unet.context_dim
+        else:
+            given, width = first.stack.dim + second.stack.dim, unet.text_dim or unet.context_dim
+            if first.text_len != second.text_len:
+                raise ValueError("features of two text encoders can be joined where their text_len is the same")
+        if given != width:
+            raise ValueError(f"the UNet reads text of width {width}, text_encoder.stack.dim is {given}")
+        if unet.second_context_dim is not None and (second is None or second.stack.dim != unet.second_context_dim):
+            raise ValueError(f"unet.second_context_dim {unet.second_context_dim} needs a second_text_encoder that wide")
+        if unet.vector is not None and self.pooled_dim != unet.vector.pooled_dim:
+            raise ValueError(
+                f"unet.vector.pooled_dim {unet.vector.pooled_dim} differs from the width that the last "
+                f"text encoder projects to, {self.pooled_dim}"
+            )
+
+    @property
+    def pooled_dim(self) -> int | None:
+        """Width of the vector that stands for the whole text: that of the last encoder."""
+        return (self.second_text_encoder or self.text_encoder).projection
 
     @property
     def latent_size(self) -> int:
         """Side of the latents."""
         return self.run.image_size // self.decoder.grows
+
+
+class CascadeRun(Strict):
+    """Run defaults of a cascade: the side of the final image, and each network's loop."""
+
+    image_size: Length
+    unet: Denoising
+    super_resolution_1: Denoising
+    super_resolution_2: Denoising
+
+
+class CascadeSchedules(Strict):
+    """Noise of each network of a cascade."""
+
+    unet: Schedule
+    super_resolution_1: Schedule
+    super_resolution_2: Schedule
+
+
+class CascadedDiffusion(Architecture):
+    """Text to a small image, enlarged twice, each in a denoising loop of its own (Imagen)."""
+
+    kind: Literal["cascaded-diffusion"]
+    text_encoder: TextEncoder
+    unet: Denoiser
+    super_resolution_1: Denoiser
+    super_resolution_2: Denoiser
+    scales: list[Factor] = Field(min_length=2, max_length=2, description="how much larger each enlargement is")
+    schedules: CascadeSchedules
+    run: CascadeRun
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CascadedDiffusion:
+        check_divides("run.image_size", self.run.image_size, "scales", prod(self.scales))
+        for name, side, colors in zip(self.networks, self.sides, (3, 6, 6), strict=True):
+            network: Denoiser = getattr(self, name)
+            check_divides(f"the side of {name}", side, "its shrinking", network.shrinks)
+            check_channels(name, network, colors)
+            getattr(self.run, name).check(f"run.{name}", getattr(self.schedules, name))
+        return self
+
+    @property
+    def networks(self) -> tuple[str, str, str]:
+        """The names of the denoising networks, in order."""
+        return "unet", "super_resolution_1", "super_resolution_2"
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """Side in pixels that each network denoises."""
+        last = self.run.image_size
+        return last // prod(self.scales), last // self.scales[1], last
+
+
+def check_channels(name: str, network: Denoiser, colors: int) -> None:
+    """Raise a ValueError unless a network takes `colors` channels and gives three, or six with a learned variance."""
+    if network.in_channels != colors:
+        raise ValueError(f"{name}.in_channels is {network.in_channels}, the cascade gives it {colors}")
+    if network.out_channels not in (3, 6):
+        raise ValueError(f"{name}.out_channels is 3, or 6 with a learned variance, not {network.out_channels}")
+
+
+class VideoRun(Strict):
+    """Run defaults of Make-A-Video: side, frames before interpolation, and each network's loop."""
+
+    image_size: Length = Field(description="side in pixels after the last enlargement")
+    frames: Length = Field(description="frames that the decoder makes, before interpolation")
+    frame_skip: Factor = Field(description="interpolation puts frame_skip - 1 frames between each two")
+    prior: Denoising
+    decoder: Denoising
+    interpolation: Denoising
+    super_resolution_1: Denoising
+    super_resolution_2: Denoising
+
+
+class VideoSchedules(Strict):
+    """Noise of each network of Make-A-Video."""
+
+    prior: Schedule
+    decoder: Schedule
+    interpolation: Schedule
+    super_resolution_1: Schedule
+    super_resolution_2: Schedule
+
+
+class CascadedVideo(Architecture):
+    """Text to an image embedding, to a few small frames, to more frames, enlarged twice (Make-A-Video)."""
+
+    kind: Literal["cascaded-video"]
+    text_encoder: TextEncoder
+    prior: Prior
+    decoder: UNet
+    interpolation: UNet
+    super_resolution_1: UNet
+    super_resolution_2: UNet
+    scales: list[Factor] = Field(min_length=2, max_length=2, description="how much larger each enlargement is")
+    schedules: VideoSchedules
+    run: VideoRun
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CascadedVideo:
+        text, prior = self.text_encoder, self.prior
+        if (text.stack.dim, text.projection, text.text_len) != (prior.text_dim, prior.embedding_dim, prior.text_len):
+            raise ValueError(
+                f"the prior reads text of width {prior.text_dim}, length {prior.text_len} and embedding "
+                f"{prior.embedding_dim}; text_encoder gives {text.stack.dim}, {text.text_len} and {text.projection}"
+            )
+        check_divides("run.image_size", self.run.image_size, "scales", prod(self.scales))
+        first, second, last = self.sides
+        for name, side, colors in (
+            ("decoder", first, 3),
+            ("interpolation", first, 7),
+            ("super_resolution_1", second, 6),
+            ("super_resolution_2", last, 6),
+        ):
+            network: UNet = getattr(self, name)
+            check_divides(f"the side of {name}", side, "its shrinking", network.shrinks)
+            check_channels(name, network, colors)
+            told = network.image_tokens
+            if told is not None and told.dim != prior.embedding_dim:
+                raise ValueError(f"{name}.image_tokens.dim {told.dim} differs from prior.embedding_dim")
+            if (network.temporal is None) != (name == "super_resolution_2"):
+                raise ValueError(f"{name} has a section temporal: all networks but super_resolution_2 have one")
+        for name in VideoSchedules.model_fields:
+            getattr(self.run, name).check(f"run.{name}", getattr(self.schedules, name))
+        return self
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """Side in pixels of decoder and interpolation, and of both enlargements."""
+        last = self.run.image_size
+        return last // prod(self.scales), last // self.scales[1], last
+
+    @property
+    def total_frames(self) -> int:
+        """Frames after interpolation."""
+        return (self.run.frames - 1) * self.run.frame_skip + 1

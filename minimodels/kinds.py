@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from minimodels.config import AutoregressiveImage, LanguageModel
-from minimodels.diffusion_config import LatentDiffusion
+from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion
+from minimodels.token_config import MaskedImage, ParallelImage, ParallelVideo
 
-Config = AutoregressiveImage | LanguageModel | LatentDiffusion
+Config = (
+    AutoregressiveImage
+    | LanguageModel
+    | LatentDiffusion
+    | CascadedDiffusion
+    | CascadedVideo
+    | ParallelImage
+    | ParallelVideo
+    | MaskedImage
+)
 KINDS: dict[str, type[Config]] = {
     "autoregressive-image": AutoregressiveImage,
     "language-model": LanguageModel,
     "latent-diffusion": LatentDiffusion,
+    "cascaded-diffusion": CascadedDiffusion,
+    "cascaded-video": CascadedVideo,
+    "parallel-image": ParallelImage,
+    "parallel-video": ParallelVideo,
+    "masked-image": MaskedImage,
 }

@@ -69,13 +69,7 @@ def json_schema() -> Table:
     for model in KINDS.values():  # the file's name gives it
         whole[model.__name__]["required"].remove("name")
         del whole[model.__name__]["properties"]["name"]
-    partial: Table = json.loads(json.dumps(whole).replace('"#/$defs/', '"#/$defs/Partial'))
-    for definition in partial.values():
-        definition.pop("required", None)
-        for field in definition.get("properties", {}).values():
-            if "oneOf" in field:  # without its kind, a table may be any of several
-                field["anyOf"] = field.pop("oneOf")
-                del field["discriminator"]
+    partial: Table = {name: _relaxed(definition) for name, definition in json.loads(json.dumps(whole)).items()}
     for model in KINDS.values():
         base = {"type": "string", "enum": names(), "description": "architecture to start from"}
         partial[model.__name__]["properties"]["base"] = base
@@ -83,6 +77,25 @@ def json_schema() -> Table:
         schema["anyOf"].append({"$ref": f"#/$defs/Partial{model.__name__}"})
     whole |= {f"Partial{name}": definition for name, definition in partial.items()}
     return schema | {"title": "minimodels architecture"}
+
+
+def _relaxed(node: Any) -> Any:
+    """A definition of which nothing is required, as it is merged over a base; lists are taken whole."""
+    if isinstance(node, list):
+        return [_relaxed(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    result: Table = {}
+    for key, value in node.items():
+        if key == "$ref":
+            result[key] = value.replace("#/$defs/", "#/$defs/Partial")
+        elif key == "oneOf":  # without its kind, a table may be any of several
+            result["anyOf"] = _relaxed(value)
+        elif key == "items":
+            result[key] = value
+        elif key not in ("required", "discriminator"):
+            result[key] = _relaxed(value)
+    return result
 
 
 def _resolve(name: str) -> tuple[Table, str]:

@@ -7,20 +7,30 @@ from typing import Any
 
 from torch import nn
 
-from minimodels import config, diffusion_config
-from minimodels.autoencoder import KlDecoder, VitDecoder
-from minimodels.transformer import TextToTokens, language_model, text_encoder
+from minimodels import autoencoder_config, config, token_config, unet_config
+from minimodels.autoencoder import CVivitDecoder, KlDecoder, VitDecoder, VqDecoder
+from minimodels.efficient_unet import EfficientUNet
+from minimodels.masked import MaskedTransformer
+from minimodels.prior import Prior
+from minimodels.transformer import TextEncoder, TextToTokens, language_model
 from minimodels.unet import UNet
 from minimodels.upscaler import ConvUpscaler
+from minimodels.uvit import UVit
 
 MAKERS: dict[type[config.Part], Callable[[Any], nn.Module]] = {
     config.EncoderDecoder: TextToTokens,
     config.DecoderOnly: language_model,
-    config.TextEncoder: text_encoder,
+    config.TextEncoder: TextEncoder,
     config.VitDecoder: VitDecoder,
-    diffusion_config.KlDecoder: KlDecoder,
-    diffusion_config.UNet: UNet,
     config.ConvUpscaler: ConvUpscaler,
+    autoencoder_config.KlDecoder: KlDecoder,
+    autoencoder_config.VqDecoder: VqDecoder,
+    autoencoder_config.CVivitDecoder: CVivitDecoder,
+    token_config.MaskedTransformer: MaskedTransformer,
+    token_config.UVit: UVit,
+    unet_config.UNet: UNet,
+    unet_config.EfficientUNet: EfficientUNet,
+    unet_config.Prior: Prior,
 }
 
 

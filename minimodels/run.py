@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from minimodels.blocks import RotaryTable
+from minimodels.blocks import Computed
 from minimodels.config import Architecture, Length, Strict
 from minimodels.kernels.attention import BACKENDS
 from minimodels.kernels.scope import STAGE, TRACER, scope
@@ -87,9 +87,9 @@ def build(
     On `meta` nothing is allocated. Elsewhere weights are drawn so that activations stay of order one: zeros
     and NaNs would change a GPU's power and clocks.
     """
-    with torch.device("meta"), _NoInitialisation():
-        parts = nn.ModuleDict({name: make(part) for name, part in config.parts()}).to(dtype).eval()
-    parts.requires_grad_(False)
+    with torch.device("meta"), NoInitialisation():
+        parts = nn.ModuleDict({name: make(part) for name, part in config.parts()})
+    parts.to(dtype).eval().requires_grad_(False)
     if torch.device(device).type != "meta":
         parts.to_empty(device=device)
         generator = torch.Generator(device).manual_seed(seed)
@@ -103,7 +103,7 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-class _NoInitialisation(TorchFunctionMode):
+class NoInitialisation(TorchFunctionMode):
     """Skips torch.nn.init: a module on `meta` has nothing to fill, and trying imports all of Dynamo (2 s)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -115,7 +115,7 @@ class _NoInitialisation(TorchFunctionMode):
 
 @torch.no_grad()
 def _initialise(module: nn.Module, generator: torch.Generator) -> None:
-    if isinstance(module, RotaryTable):
+    if isinstance(module, Computed):
         module.fill()
     for name, parameter in module.named_parameters(recurse=False):
         if name == "bias" or parameter.dim() == 0:

@@ -1,18 +1,19 @@
-"""From a network's output to the next state: guidance and token sampling.
+"""From a network's output to the next state: noise schedules and samplers, guidance, tokens drawn and masked again.
 
 Nothing here reads a tensor's value, so that all of it walks on `meta` and runs without a device sync.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from minimodels.diffusion_config import Schedule
+from minimodels.diffusion_config import Denoising, Schedule
 
 
 def guide(x: Tensor, scale: float) -> Tensor:
@@ -25,43 +26,149 @@ def guide(x: Tensor, scale: float) -> Tensor:
 
 
 def sample_token(logits: Tensor, temperature: float) -> Tensor:
-    """Draw one token from softmax(logits / temperature): (b, vocab) -> (b,).
+    """Draw one token from softmax(logits / temperature): (..., vocab) -> (...).
 
     By exponential race: argmax of p / e, e exponential, is a draw from p.
     """
-    probability = torch.softmax(logits / temperature, dim=-1)
+    return draw(torch.softmax(logits / temperature, dim=-1))
+
+
+def draw(probability: Tensor) -> Tensor:
+    """Draw one index from each row of probabilities: (..., vocab) -> (...)."""
     return (probability / torch.empty_like(probability).exponential_()).argmax(dim=-1)
 
 
-class Ddim(NamedTuple):
-    """Deterministic sampling: the timesteps visited, and the share of signal before and after each.
+def still_masked(step: int, steps: int, tokens: int) -> int:
+    """How many tokens are masked after step `step` of `steps`: a quarter of a cosine.
 
-    Source: Song et al. 2021, arXiv 2010.02502, eq. 12 with sigma = 0; timesteps spaced as in latent diffusion.
+    Every step unmasks one token at least, and leaves one to the next; where there are more steps than tokens, the
+    last ones find one masked token until the very last.
+
+    Source: Chang et al. 2022 (MaskGIT), arXiv 2202.04200, section 3.2, and the official code.
+    """
+    if step == steps - 1:
+        return 0
+    masked, least = tokens, min(1, tokens - 1)
+    for done in range(1, step + 2):
+        masked = max(least, min(masked - 1, math.floor(tokens * math.cos(math.pi / 2 * done / steps))))
+    return masked
+
+
+def unmask(tokens: Tensor, logits: Tensor, mask: int, masked: int, temperature: float, noise: float) -> Tensor:
+    """Draw tokens in the place of masked ones and mask the least sure again: (b, n), (b, n, vocab) -> (b, n).
+
+    mask: the token that stands for none; masked: how many of n are masked afterwards; noise: of the Gumbel noise
+    on log-confidence. Tokens once kept stay. Shapes are those of every step: ranks take the place of a top-k, and
+    make the number exact where confidences are equal, as they often are in bfloat16.
+
+    Source: Chang et al. 2022 (MaskGIT), arXiv 2202.04200, section 3.2.
+    """
+    probability = torch.softmax(logits / temperature, dim=-1)
+    hidden = tokens == mask
+    drawn = torch.where(hidden, draw(probability), tokens)
+    own = torch.gather(probability, -1, drawn.clamp(max=logits.shape[-1] - 1)[..., None])[..., 0]
+    gumbel = -torch.empty_like(own).exponential_().log()
+    sure = torch.where(hidden, own.log() + noise * gumbel, math.inf)
+    rank = sure.argsort(dim=-1).argsort(dim=-1)
+    return torch.where(hidden & (rank < masked), mask, drawn)
+
+
+def signals(schedule: Schedule) -> list[float]:
+    """The share of signal left (alpha-bar) at every timestep of training.
+
+    Source: Ho et al. 2020, arXiv 2006.11239 (linear); Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17 (cosine).
+    """
+    count = schedule.timesteps
+    if schedule.kind == "cosine":
+
+        def left(time: float) -> float:
+            return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+
+        betas = [min(1 - left((t + 1) / count) / left(t / count), 0.999) for t in range(count)]
+    else:
+        assert schedule.beta_start is not None and schedule.beta_end is not None, "checked by the config"
+        power = 2 if schedule.kind == "scaled-linear" else 1
+        low, high, last = schedule.beta_start ** (1 / power), schedule.beta_end ** (1 / power), max(count - 1, 1)
+        betas = [(low + (high - low) * t / last) ** power for t in range(count)]
+    return list(accumulate((1 - beta for beta in betas), mul))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Steps from noise to an image: timesteps visited, and the share of signal at each and at the one after it.
+
+    ddim: deterministic (Song et al. 2021, arXiv 2010.02502, eq. 12 with sigma = 0); ddpm: with new noise at every
+    step (Ho et al. 2020, arXiv 2006.11239, eq. 7); euler: of the probability-flow equation (Karras et al. 2022,
+    arXiv 2206.00364, algorithm 1 without churn), in which x is scaled by 1 / sqrt(signal).
     """
 
-    timesteps: list[int]
-    signal: list[float]  # alpha-bar at every timestep visited
-    signal_next: list[float]  # and at the one after it
+    kind: str
     prediction: str
+    threshold: float | None
+    timesteps: list[int]
+    signal: list[float]
+    signal_next: list[float]
 
     @classmethod
-    def of(cls, schedule: Schedule, steps: int) -> Ddim:
-        """The sampler of a schedule in `steps` steps."""
-        low, high, last = schedule.beta_start**0.5, schedule.beta_end**0.5, max(schedule.timesteps - 1, 1)
-        roots = (low + (high - low) * index / last for index in range(schedule.timesteps))
-        signal = list(accumulate((1 - root**2 for root in roots), mul))
-        stride = schedule.timesteps // steps
-        timesteps = [min(index * stride + 1, schedule.timesteps - 1) for index in reversed(range(steps))]
-        after = [signal[t - stride] if t >= stride else signal[0] for t in timesteps]
-        return cls(timesteps, [signal[t] for t in timesteps], after, schedule.prediction)
+    def of(cls, schedule: Schedule, run: Denoising) -> Sampler:
+        """The sampler of a schedule, its timesteps spaced evenly from 1, or all of them.
+
+        Where steps divides the timesteps they are those of latent diffusion, as is DDIM's last state, which keeps
+        the noise of timestep 0.
+        """
+        signal, stride = signals(schedule), schedule.visited / run.steps
+        first = 1 if run.steps < schedule.visited else 0
+        timesteps = [int(index * stride) + first for index in range(run.steps)]
+        visited = [signal[t] for t in timesteps]
+        last = signal[0] if run.sampler == "ddim" else 1.0
+        after = [last, *visited[:-1]]
+        timesteps.reverse(), visited.reverse(), after.reverse()
+        return cls(run.sampler, schedule.prediction, run.dynamic_threshold, timesteps, visited, after)
+
+    def start(self, noise: Tensor) -> Tensor:
+        """The state before the first step, from normal noise of its shape."""
+        return noise / (self.signal[0] ** 0.5) if self.kind == "euler" else noise
+
+    def given(self, index: int, x: Tensor) -> Tensor:
+        """What the network is given at step `index`: x with a variance of one."""
+        return x * self.signal[index] ** 0.5 if self.kind == "euler" else x
 
     def step(self, index: int, x: Tensor, predicted: Tensor) -> Tensor:
-        """From x (b, c, h, w) at step `index` to the next, given what the network predicted there."""
+        """From x (b, ...) at step `index` to the next, given what the network predicted there."""
         signal, following = self.signal[index], self.signal_next[index]
-        keep, noise = signal**0.5, (1 - signal) ** 0.5
+        keep, spread = signal**0.5, (1 - signal) ** 0.5
+        clean, noise = self._both(index, x, predicted, keep, spread)
+        if self.kind == "euler":
+            sigma, sigma_next = spread / keep, ((1 - following) / following) ** 0.5
+            return torch.add(x, noise, alpha=sigma_next - sigma)
+        if self.kind == "ddim":
+            return following**0.5 * clean + (1 - following) ** 0.5 * noise
+        ratio = signal / following  # alpha of all the steps between
+        of_clean, of_x = following**0.5 * (1 - ratio) / (1 - signal), ratio**0.5 * (1 - following) / (1 - signal)
+        width = ((1 - following) / (1 - signal) * (1 - ratio)) ** 0.5
+        return of_clean * clean + of_x * x + width * torch.empty_like(x).normal_()
+
+    def _both(self, index: int, x: Tensor, predicted: Tensor, keep: float, spread: float) -> tuple[Tensor, Tensor]:
+        """The image and the noise that x is made of, by the prediction."""
+        x = self.given(index, x)
         if self.prediction == "velocity":
-            clean = keep * x - noise * predicted
-            predicted = keep * predicted + noise * x
+            clean, noise = keep * x - spread * predicted, keep * predicted + spread * x
+        elif self.prediction == "clean":
+            clean, noise = predicted, (x - keep * predicted) / spread
         else:
-            clean = (x - noise * predicted) / keep
-        return following**0.5 * clean + (1 - following) ** 0.5 * predicted
+            clean, noise = (x - spread * predicted) / keep, predicted
+        if self.threshold is not None:
+            clean = dynamic_threshold(clean, self.threshold)
+            noise = (x - keep * clean) / spread
+        return clean, noise
+
+
+def dynamic_threshold(x: Tensor, quantile: float) -> Tensor:
+    """x (b, ...) clipped to the quantile of its magnitude, per sample, and scaled back to [-1, 1].
+
+    Source: Saharia et al. 2022 (Imagen), arXiv 2205.11487, section 2.3.
+    """
+    flat = x.flatten(1)
+    magnitude = flat.abs().to(torch.promote_types(x.dtype, torch.float32))
+    size = magnitude.sort(dim=-1).values[:, int(quantile * (flat.shape[1] - 1)), None].clamp(min=1)
+    return (torch.maximum(torch.minimum(flat, size), -size) / size).to(x.dtype).view_as(x)

@@ -10,14 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import cast
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from minimodels.blocks import KV, Attention, FeedForward, Heads, RelativeBias, RotaryTable, make_norm
-from minimodels.config import DecoderOnly, EncoderDecoder, Learned, Relative, Rotary, TextEncoder
+from minimodels.blocks import (
+    KV,
+    Attention,
+    AxisEmbedding,
+    FeedForward,
+    Heads,
+    MultiAxisAttention,
+    RelativeBias,
+    RotaryTable,
+    make_norm,
+)
+from minimodels.config import DecoderOnly, EncoderDecoder, Learned, LearnedAxes, Relative, Rotary
 from minimodels.config import Stack as StackConfig
+from minimodels.config import TextEncoder as TextEncoderConfig
 from minimodels.kernels.scope import KV_CACHE, scope
 
 
@@ -32,11 +46,15 @@ class Cache:
 class Layer(nn.Module):
     """One pre-norm layer; `context_dim` is the width of what it cross-attends to, None for nothing."""
 
-    def __init__(self, config: StackConfig, context_dim: int | None) -> None:
+    def __init__(self, config: StackConfig, context_dim: int | None, role: str) -> None:
         super().__init__()
-        bias = "all" if config.bias else "none"
+        bias = config.bias
         self.self_norm = make_norm(config.norm, config.dim)
-        self.self_attention = Attention(config.dim, config.dim, Heads.of(config), "self", bias)
+        self.self_attention = (
+            Attention(config.dim, config.dim, Heads.of(config), role, bias)
+            if config.multi_axis is None
+            else MultiAxisAttention(config, config.multi_axis, bias)
+        )
         if context_dim is not None:
             self.cross_norm = make_norm(config.norm, config.dim)
             self.cross_attention = Attention(config.dim, context_dim, Heads.of(config), "cross", bias)
@@ -56,33 +74,54 @@ class Layer(nn.Module):
     ) -> Tensor:
         """x: (b, n, d) -> (b, n, d)."""
         h = self.self_norm(x)
-        x = x + self.self_attention(h, cache=cache, pos=pos, rotary=rotary, causal=causal, bias=bias)
+        if isinstance(self.self_attention, MultiAxisAttention):
+            x = x + self.self_attention(h)
+        else:
+            x = x + self.self_attention(h, cache=cache, pos=pos, rotary=rotary, causal=causal, bias=bias)
         if cross is not None:
             x = x + self.cross_attention(self.cross_norm(x), cross)
         return x + self.feed_forward(self.ff_norm(x))
 
 
 class Stack(nn.Module):
-    """Positions, layers and the final norm; `length` is the largest number of positions."""
+    """Positions, layers and the final norm; `axes` are the largest numbers of positions, one for plain sequences.
 
-    def __init__(self, config: StackConfig, length: int, *, causal: bool, context_dim: int | None = None) -> None:
+    role: of the self-attention; "temporal" takes x (b, f, n, d) and attends over f.
+    """
+
+    def __init__(
+        self,
+        config: StackConfig,
+        *axes: int,
+        causal: bool,
+        context_dim: int | None = None,
+        role: str = "self",
+    ) -> None:
         super().__init__()
-        self.config, self.causal = config, causal
-        position = config.position
+        self.config, self.causal, self.role = config, causal, role
+        position, length = config.position, prod(axes)
         self.positions = nn.Embedding(length, config.dim) if isinstance(position, Learned) else None
+        self.axes = AxisEmbedding(axes, config.dim) if isinstance(position, LearnedAxes) else None
         self.rotary = RotaryTable(position, config.head_width, length) if isinstance(position, Rotary) else None
         relative = isinstance(position, Relative)
         self.relative = RelativeBias(position, config.num_heads, causal=causal) if relative else None
-        self.layers = nn.ModuleList(Layer(config, context_dim) for _ in range(config.depth))
+        self.layers = nn.ModuleList(Layer(config, context_dim, role) for _ in range(config.depth))
         self.norm = make_norm(config.norm, config.dim)
 
-    def forward(self, x: Tensor, *, cache: Cache | None = None, pos: int = 0) -> Tensor:
-        """x: (b, n, d), whose first row is position `pos` -> (b, n, d)."""
-        n = x.shape[1]
-        if self.positions is not None:
-            x = x + self.positions.weight[pos : pos + n]
-        bias = None if self.relative is None else self.relative(n, pos + n)
+    def forward(self, x: Tensor, *, cache: Cache | None = None, pos: int = 0, mask: Tensor | None = None) -> Tensor:
+        """x: (b, n, d), whose first row is position `pos` -> (b, n, d).
+
+        mask: (b, n), true where a token may be attended to; all may where it is None.
+        """
+        return self.norm(self.last_two(x, cache=cache, pos=pos, mask=mask)[1])
+
+    def last_two(
+        self, x: Tensor, *, cache: Cache | None = None, pos: int = 0, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the last layer is given, and what it returns, both before the final norm."""
+        x, bias, given = self._placed(x, pos), self._bias(x.shape[1], pos, mask, x.dtype), x
         for index, layer in enumerate(self.layers):
+            given = x
             x = layer(
                 x,
                 causal=self.causal,
@@ -92,7 +131,30 @@ class Stack(nn.Module):
                 pos=pos,
                 cross=cache.cross[index] if cache and cache.cross else None,
             )
-        return self.norm(x)
+        return given, x
+
+    def _placed(self, x: Tensor, pos: int) -> Tensor:
+        """x with the vectors of its positions added, where they are trained."""
+        n = x.shape[1]
+        if self.positions is not None:
+            if self.role == "temporal":
+                return x + self.positions.weight[:n, None]
+            n = x.shape[-2]
+            return x + self.positions.weight[pos : pos + n]
+        if self.axes is not None:
+            first, *rest = (len(axis.weight) for axis in self.axes.axes)  # type: ignore[arg-type]
+            first = n // prod(rest) if rest else first  # a video may have fewer frames than positions
+            return x + self.axes((first, *rest))
+        return x
+
+    def _bias(self, n: int, pos: int, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the scores: relative positions, and -inf where the mask is false."""
+        bias = None if self.relative is None else self.relative(n, pos + n)
+        if mask is None:
+            return bias
+        hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
+        hidden = rearrange(hidden, "b m -> b 1 1 m")
+        return hidden.expand(-1, -1, n, -1) if bias is None else bias + hidden
 
     def project_context(self, context: Tensor) -> tuple[KV, ...]:
         """Keys and values of every cross-attention for context (b, m, context_dim), computed once."""
@@ -115,42 +177,96 @@ class Encoder(nn.Module):
         self.embedding = nn.Embedding(vocab, config.dim)
         self.stack = Stack(config, length, causal=causal)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.stack(self.embedding(tokens))
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """mask: (b, n), true where there is text; all is text where it is None."""
+        return self.stack(self.embedding(tokens), mask=mask)
+
+
+class TextEncoder(Encoder):
+    """A text encoder: CLIP's is causal (Radford et al. 2021, arXiv 2103.00020), T5's is not.
+
+    The features of the token that ends a text, projected, stand for the whole (`pooled`).
+    """
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__(config.vocab, config.text_len, config.stack, causal=config.causal)
+        self.penultimate, self.end = config.features == "penultimate", config.end
+        width = config.projection
+        self.project = nn.Linear(config.stack.dim, width, bias=False) if width else None
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features (b, n, d) of tokens (b, n); mask: (b, n), true where there is text."""
+        before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
+        return before if self.penultimate else self.stack.norm(last)
+
+    def pooled(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features (b, n, d), and the vector (b, projection) that stands for the text."""
+        assert self.project is not None, "this encoder has no projection"
+        before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
+        normed = self.stack.norm(last)
+        ends = tokens if self.end is None else (tokens == self.end).int()
+        end = normed[torch.arange(len(tokens), device=tokens.device), ends.argmax(dim=-1)]
+        return before if self.penultimate else normed, self.project(end)
 
 
 class Decoder(nn.Module):
-    """Token embedding, a causal stack and an untied output head: tokens (b, n) -> logits (b, n, vocab).
+    """Token embedding, a causal stack and an output head: tokens (b, n) -> logits (b, n, vocab).
 
-    `start` adds one embedding row, the token that opens a sequence.
+    start: the token that opens a sequence has an embedding row of its own; it is token 0 where it has none.
+    embedding: one that others use too. tied: the embedding is the head, and sees features times `head_scale`.
     """
 
-    def __init__(self, vocab: int, length: int, config: StackConfig, *, context_dim: int | None, start: bool) -> None:
+    def __init__(
+        self,
+        vocab: int,
+        length: int,
+        config: StackConfig,
+        *,
+        context_dim: int | None,
+        start: bool,
+        embedding: nn.Embedding | None = None,
+        tied: bool = False,
+        head_scale: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.vocab = vocab
-        self.embedding = nn.Embedding(vocab + start, config.dim)
+        self.start_token, self.head_scale = vocab if start else 0, head_scale
+        self.embedding = nn.Embedding(vocab + start, config.dim) if embedding is None else embedding
         self.stack = Stack(config, length, causal=True, context_dim=context_dim)
-        self.head = nn.Linear(config.dim, vocab, bias=False)
+        self.head = None if tied else nn.Linear(config.dim, vocab, bias=False)
 
     def hidden(self, tokens: Tensor, cache: Cache | None = None, pos: int = 0) -> Tensor:
         """Features (b, n, d) before the output head."""
         return self.stack(self.embedding(tokens), cache=cache, pos=pos)
 
+    def logits(self, x: Tensor) -> Tensor:
+        """The output head: (..., d) -> (..., vocab)."""
+        if self.head is None:
+            return F.linear(x if self.head_scale == 1 else x * self.head_scale, self.embedding.weight)
+        return self.head(x)
+
     def forward(self, tokens: Tensor, cache: Cache | None = None, pos: int = 0) -> Tensor:
-        return self.head(self.hidden(tokens, cache, pos))
+        return self.logits(self.hidden(tokens, cache, pos))
 
 
 class TextToTokens(nn.Module):
-    """Encoder over text, causal decoder over image tokens (Parti).
+    """Encoder over text, causal decoder over image tokens (Parti), or over text (T5).
 
-    Source: Yu et al. 2022, arXiv 2206.10789, section 2 and Table 1.
+    Source: Yu et al. 2022, arXiv 2206.10789, section 2 and Table 1; Raffel et al. 2020, arXiv 1910.10683.
     """
 
     def __init__(self, config: EncoderDecoder) -> None:
         super().__init__()
         self.encoder = Encoder(config.text_vocab, config.text_len, config.encoder)
+        shared, tied = config.shared is not None, config.shared == "all"
         self.decoder = Decoder(
-            config.image_vocab, config.image_tokens, config.decoder, context_dim=config.encoder.dim, start=True
+            config.image_vocab,
+            config.image_tokens,
+            config.decoder,
+            context_dim=config.encoder.dim,
+            start=not shared,
+            embedding=self.encoder.embedding if shared else None,
+            tied=tied,
+            head_scale=config.decoder.dim**-0.5 if tied else 1.0,
         )
 
     def forward(self, text: Tensor, tokens: Tensor) -> Tensor:
@@ -161,16 +277,11 @@ class TextToTokens(nn.Module):
 
 def language_model(config: DecoderOnly) -> Decoder:
     """A decoder without context (LLaMA-2). Source: the official llama/model.py."""
-    return Decoder(config.vocab, config.context_len, config.decoder, context_dim=None, start=False)
-
-
-def text_encoder(config: TextEncoder) -> Encoder:
-    """A text encoder: CLIP's is causal (Radford et al. 2021, arXiv 2103.00020), T5's is not."""
-    return Encoder(config.vocab, config.text_len, config.stack, causal=config.causal)
+    return Decoder(config.vocab, config.context_len, config.decoder, context_dim=None, start=False, tied=config.tied)
 
 
 def start_tokens(decoder: Decoder, batch: int, length: int) -> Tensor:
     """A buffer (b, length) of token numbers: the start token, then zeros."""
-    tokens = torch.zeros((batch, length), dtype=torch.long, device=decoder.head.weight.device)
-    tokens[:, 0].fill_(decoder.vocab)
+    tokens = torch.zeros((batch, length), dtype=torch.long, device=decoder.embedding.weight.device)
+    tokens[:, 0].fill_(decoder.start_token)
     return tokens

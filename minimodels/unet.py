@@ -10,15 +10,15 @@ Saharia et al. 2022, arXiv 2205.11487, appendix F (Imagen).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from minimodels.blocks import ACTIVATIONS
-from minimodels.diffusion_config import Level
-from minimodels.diffusion_config import UNet as UNetConfig
 from minimodels.unet_blocks import (
+    Conv,
     Downsample,
     Embedding,
     ResBlock,
@@ -28,13 +28,42 @@ from minimodels.unet_blocks import (
     make_attention,
     timestep_features,
 )
+from minimodels.unet_config import Level, LevelAttention, Motion
+from minimodels.unet_config import UNet as UNetConfig
+from minimodels.video import attention_over_frames, stem_over_frames
+
+
+class Told(NamedTuple):
+    """What every block is told: embedded time (b f, time_dim), texts (b f, m, context_dim), frames per sample."""
+
+    time: Tensor
+    texts: tuple[Tensor, ...]
+    frames: int
 
 
 def _resampler(config: UNetConfig, channels: int, direction: Literal["up", "down"]) -> nn.Module:
     """What doubles or halves the side between two levels."""
     if config.resample == "res_block":
         return ResBlock(ResSettings.of(config), channels, channels, direction)
-    return Downsample(channels) if direction == "down" else Upsample(channels)
+    return (Downsample if direction == "down" else Upsample)(channels, channels, config.temporal)
+
+
+class PixelAttention(nn.Module):
+    """Attention over pixels, in a video then over frames: (b f, c, h, w) -> (b f, c, h, w).
+
+    A motion network attends over frames where a level has no attention over pixels, too.
+    """
+
+    def __init__(
+        self, config: UNetConfig, channels: int, attention: LevelAttention | None, *, middle: bool = False
+    ) -> None:
+        super().__init__()
+        self.space = make_attention(config, channels, attention) if attention else None
+        self.time = attention_over_frames(config, channels, attention, middle=middle)
+
+    def forward(self, x: Tensor, told: Told) -> Tensor:
+        x = x if self.space is None else self.space(x, told.texts)
+        return x if self.time is None else self.time(x, told.frames)
 
 
 class Stage(nn.Module):
@@ -45,27 +74,82 @@ class Stage(nn.Module):
         self.res_blocks = nn.ModuleList(
             ResBlock(ResSettings.of(config), channels, level.channels) for channels in inputs
         )
-        attention = level.attention
+        attends = level.attention is not None or isinstance(config.temporal, Motion)
         self.attentions = nn.ModuleList(
-            [] if attention is None else [make_attention(config, level.channels, attention) for _ in inputs]
+            PixelAttention(config, level.channels, level.attention) for _ in inputs if attends
         )
         self.resample = resample
 
-    def step(self, index: int, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def step(self, index: int, x: Tensor, told: Told) -> Tensor:
         """One residual block and its attention."""
-        x = self.res_blocks[index](x, t)
-        return self.attentions[index](x, context) if len(self.attentions) else x
+        x = self.res_blocks[index](x, told.time, told.frames)
+        return self.attentions[index](x, told) if len(self.attentions) else x
 
-    def change(self, x: Tensor, t: Tensor) -> Tensor:
+    def change(self, x: Tensor, told: Told) -> Tensor:
         """To the side of the next level."""
         assert self.resample is not None
-        return self.resample(x, t) if isinstance(self.resample, ResBlock) else self.resample(x)
+        if isinstance(self.resample, ResBlock):
+            return self.resample(x, told.time, told.frames)
+        return self.resample(x, told.frames)
+
+
+class Conditions(nn.Module):
+    """All that a UNet is told beside x: the timestep, texts, a vector, an image embedding, noise level, frame rate."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.stem, width = config.levels[0].channels, config.time_dim
+        self.activation, act = ACTIVATIONS[config.activation], config.activation
+        self.time = Embedding(self.stem, width, act)
+        self.noise_level = Embedding(self.stem, width, act) if config.noise_level else None
+        self.frame_rate = Embedding(self.stem, width, act) if config.frame_rate else None
+        self.vector = Embedding(config.vector.dim, width, act) if config.vector else None
+        text_dim, context_dim, pooling = config.text_dim or config.context_dim, config.context_dim, config.pooling
+        self.text = nn.Linear(text_dim, context_dim) if config.text_dim and text_dim and context_dim else None
+        pooled = context_dim if pooling and pooling.projected else text_dim
+        self.pooling = TextPooling(pooled, width, pooling.num_heads) if pooling and pooled else None
+        self.pools_projected = pooling is not None and pooling.projected
+        image = config.image_tokens
+        self.image = nn.Linear(image.dim, width) if image else None
+        self.image_tokens = nn.Linear(image.dim, image.tokens * context_dim) if image and context_dim else None
+        self.tokens = image.tokens if image else 0
+
+    def forward(
+        self,
+        timestep: Tensor,
+        dtype: torch.dtype,
+        texts: list[Tensor],
+        vector: Tensor | None,
+        image: Tensor | None,
+        noise_level: Tensor | None,
+        frame_rate: Tensor | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Embedded time (b, time_dim), through the activation, and the texts as attention takes them."""
+        t = self.time(timestep_features(timestep, self.stem).to(dtype))
+        for embedding, number in ((self.noise_level, noise_level), (self.frame_rate, frame_rate)):
+            if embedding is not None:
+                assert number is not None, "this network is told its noise level, or frame rate"
+                t = t + embedding(timestep_features(number, self.stem).to(dtype))
+        if self.vector is not None:
+            assert vector is not None, "this network is told a vector"
+            t = t + self.vector(vector)
+        raw = texts[:1]
+        if self.text is not None:
+            texts = [self.text(texts[0]), *texts[1:]]
+        if self.pooling is not None:
+            t = t + self.pooling(texts[0] if self.pools_projected else raw[0])
+        if self.image is not None and self.image_tokens is not None:
+            assert image is not None, "this network is told an image embedding"
+            t = t + self.image(image)
+            tokens = rearrange(self.image_tokens(image), "b (m d) -> b m d", m=self.tokens)
+            texts = [torch.cat([tokens, *texts[:1]], dim=1), *texts[1:]]
+        return self.activation(t), texts
 
 
 class UNet(nn.Module):
     """Noisy x (b, in_channels, h, w), timestep (b,), context (b, m, d) -> (b, out_channels, h, w).
 
-    d is text_dim where the config has one, else context_dim.
+    d is text_dim where the config has one, else context_dim. A network for video takes (b, c, f, h, w).
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -73,20 +157,17 @@ class UNet(nn.Module):
         self.config = config
         self.activation = ACTIVATIONS[config.activation]
         levels, stem = config.levels, config.levels[0].channels
-        self.time = Embedding(stem, config.time_dim, config.activation)
-        text_dim = config.text_dim or config.context_dim
-        self.text = nn.Linear(text_dim, config.context_dim) if config.text_dim else None
-        pooling = config.pooling
-        self.pooling = TextPooling(text_dim, config.time_dim, pooling.num_heads) if pooling else None
-        self.enter = nn.Conv2d(config.in_channels, stem, 3, padding=1)
+        self.conditions = Conditions(config)
+        self.enter = Conv(config.in_channels, stem, config.temporal)
+        self.temporal = stem_over_frames(config, stem)
         self.down, skips = self._down(config)
         width = levels[-1].channels
         settings = ResSettings.of(config)
         self.middle_in, self.middle_out = (ResBlock(settings, width, width) for _ in range(2))
-        self.middle_attention = make_attention(config, width, config.middle)
+        self.middle_attention = PixelAttention(config, width, config.middle, middle=True) if config.middle else None
         self.up = self._up(config, skips)
         self.norm = nn.GroupNorm(config.norm_groups, stem, config.norm_eps)
-        self.leave = nn.Conv2d(stem, config.out_channels, 3, padding=1)
+        self.leave = Conv(stem, config.out_channels, config.temporal)
 
     @staticmethod
     def _down(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
@@ -114,31 +195,50 @@ class UNet(nn.Module):
             stages.append(Stage(config, level, inputs, up))
         return nn.ModuleList(stages)
 
-    def embed(self, timestep: Tensor, context: Tensor, dtype: torch.dtype) -> Tensor:
-        """All that the residual blocks are told: (b, time_dim), through the activation."""
-        stem = self.config.levels[0].channels
-        t = self.time(timestep_features(timestep, stem).to(dtype))
-        if self.pooling is not None:
-            t = t + self.pooling(context)
-        return self.activation(t)
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | None = None,
+        *,
+        second_context: Tensor | None = None,
+        vector: Tensor | None = None,
+        image: Tensor | None = None,
+        noise_level: Tensor | None = None,
+        frame_rate: Tensor | None = None,
+    ) -> Tensor:
+        """second_context: (b, m', second_context_dim); vector: (b, vector.dim); image: (b, image_tokens.dim);
+        noise_level, frame_rate: (b,), each for networks whose config has it.
+        """
+        texts = [text for text in (context, second_context) if text is not None]
+        t, texts = self.conditions(timestep, x.dtype, texts, vector, image, noise_level, frame_rate)
+        if self.config.temporal is None:
+            return self._denoise(x, Told(t, tuple(texts), 1))
+        frames = x.shape[2]
+        each = [repeat(text, "b m d -> (b f) m d", f=frames) for text in texts]
+        told = Told(repeat(t, "b d -> (b f) d", f=frames), tuple(each), frames)
+        x = self._denoise(rearrange(x, "b c f h w -> (b f) c h w"), told)
+        return rearrange(x, "(b f) c h w -> b c f h w", f=frames)
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        t = self.embed(timestep, context, x.dtype)
-        if self.text is not None:
-            context = self.text(context)
-        x = self.enter(x)
+    def _denoise(self, x: Tensor, told: Told) -> Tensor:
+        """Down, through the middle, and up again: (b f, in_channels, h, w) -> (b f, out_channels, h, w)."""
+        x = self.enter(x, told.frames)
+        x = x if self.temporal is None else self.temporal(x, told.frames)
         skips = [x]
         for stage in self.down:
             for index in range(len(stage.res_blocks)):  # type: ignore[arg-type]
-                x = stage.step(index, x, t, context)  # type: ignore[operator]
+                x = stage.step(index, x, told)  # type: ignore[operator]
                 skips.append(x)
             if stage.resample is not None:
-                x = stage.change(x, t)  # type: ignore[operator]
+                x = stage.change(x, told)  # type: ignore[operator]
                 skips.append(x)
-        x = self.middle_out(self.middle_attention(self.middle_in(x, t), context), t)
+        x = self.middle_in(x, told.time, told.frames)
+        if self.middle_attention is not None:
+            x = self.middle_attention(x, told)
+        x = self.middle_out(x, told.time, told.frames)
         for stage in self.up:
             for index in range(len(stage.res_blocks)):  # type: ignore[arg-type]
-                x = stage.step(index, torch.cat([x, skips.pop()], dim=1), t, context)  # type: ignore[operator]
+                x = stage.step(index, torch.cat([x, skips.pop()], dim=1), told)  # type: ignore[operator]
             if stage.resample is not None:
-                x = stage.change(x, t)  # type: ignore[operator]
-        return self.leave(self.activation(self.norm(x)))
+                x = stage.change(x, told)  # type: ignore[operator]
+        return self.leave(self.activation(self.norm(x)), told.frames)

@@ -1,7 +1,7 @@
 """What a UNet is made of: residual blocks, resampling, attention over pixels, embeddings of time and text.
 
-Shapes: x (b, c, h, w) features; t (b, time_dim) the embedded time, already through its activation; context
-(b, m, context_dim) text features.
+Shapes: x (b, c, h, w) features, in video (b f, c, h, w) with the frames of a sample one after the other; t
+(b, time_dim) the embedded time, already through its activation; context (b, m, context_dim) text features.
 """
 
 from __future__ import annotations
@@ -14,10 +14,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minimodels.blocks import ACTIVATIONS, KV, Attention, Heads
-from minimodels.diffusion_config import AppendedAttention, LevelAttention, TransformerAttention, UNet
+from minimodels.blocks import ACTIVATIONS, KV, Attention, Geglu, Heads
 from minimodels.kernels.attention import attention
 from minimodels.kernels.scope import scope
+from minimodels.unet_config import (
+    AppendedAttention,
+    LevelAttention,
+    Pseudo3d,
+    Temporal,
+    TextToVideo,
+    TransformerAttention,
+    UNet,
+)
+from minimodels.video import TemporalConv, TemporalConvs
 
 
 def timestep_features(timestep: Tensor, dim: int) -> Tensor:
@@ -76,11 +85,36 @@ class ResSettings(NamedTuple):
     activation: str
     time_dim: int | None = None
     scale_shift: bool = False
+    project: bool = False  # the shortcut is a convolution even where the channels stay
+    temporal: Temporal | None = None
+    residual_scale: float | None = None  # what the sum with the shortcut is divided by
 
     @classmethod
     def of(cls, unet: UNet) -> ResSettings:
         """Those of a UNet."""
-        return cls(unet.norm_groups, unet.norm_eps, unet.activation, unet.time_dim, unet.scale_shift)
+        return cls(
+            unet.norm_groups,
+            unet.norm_eps,
+            unet.activation,
+            unet.time_dim,
+            unet.scale_shift,
+            temporal=unet.temporal,
+            residual_scale=unet.residual_scale,
+        )
+
+
+class Conv(nn.Conv2d):
+    """3x3 convolution over pixels, followed in a video network by one over frames: (b f, c, h, w) -> the same."""
+
+    def __init__(self, in_channels: int, channels: int, temporal: Temporal | None = None, stride: int = 1) -> None:
+        super().__init__(in_channels, channels, 3, stride, padding=1)
+        self.temporal = (
+            TemporalConv(channels, temporal.kernel) if isinstance(temporal, Pseudo3d) and temporal.conv else None
+        )
+
+    def forward(self, x: Tensor, frames: int = 1) -> Tensor:  # type: ignore[override]
+        x = super().forward(x)
+        return x if self.temporal is None else self.temporal(x, frames)
 
 
 class ResBlock(nn.Module):
@@ -91,16 +125,18 @@ class ResBlock(nn.Module):
 
     def __init__(self, settings: ResSettings, in_channels: int, channels: int, resample: str | None = None) -> None:
         super().__init__()
-        groups, eps, activation, time_dim, self.scale_shift = settings
+        groups, eps, activation, time_dim, self.scale_shift, project, temporal, self.residual_scale = settings
         self.resample, self.activation = resample, ACTIVATIONS[activation]
         self.norm_in = nn.GroupNorm(groups, in_channels, eps)
-        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.conv_in = Conv(in_channels, channels, temporal)
         self.from_time = nn.Linear(time_dim, channels * (1 + self.scale_shift)) if time_dim else None
         self.norm_out = nn.GroupNorm(groups, channels, eps)
-        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
-        self.shortcut = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
+        self.conv_out = Conv(channels, channels, temporal)
+        project = project or in_channels != channels
+        self.shortcut = nn.Conv2d(in_channels, channels, 1) if project else nn.Identity()
+        self.temporal = TemporalConvs(channels, groups, temporal) if isinstance(temporal, TextToVideo) else None
 
-    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | None = None, frames: int = 1) -> Tensor:
         """x: (b, c, h, w), t: (b, time_dim) -> (b, channels, h', w')."""
         with scope("res_block"):
             h = self.activation(self.norm_in(x))
@@ -108,7 +144,7 @@ class ResBlock(nn.Module):
                 x, h = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (x, h))
             elif self.resample == "down":
                 x, h = (F.avg_pool2d(y, 2) for y in (x, h))
-            h = self.conv_in(h)
+            h = self.conv_in(h, frames)
             if self.from_time is None:
                 h = self.norm_out(h)
             else:
@@ -119,64 +155,65 @@ class ResBlock(nn.Module):
                     h = self.norm_out(h) * (1 + scale) + shift
                 else:
                     h = self.norm_out(h + time)
-            return self.shortcut(x) + self.conv_out(self.activation(h))
+            x = self.shortcut(x) + self.conv_out(self.activation(h), frames)
+            x = x if self.residual_scale is None else x / self.residual_scale
+            return x if self.temporal is None else self.temporal(x, frames)
 
 
 class Downsample(nn.Module):
-    """Half the side by a strided convolution: (b, c, h, w) -> (b, c, h/2, w/2)."""
+    """Half the side by a strided convolution: (b, c, h, w) -> (b, channels, h/2, w/2)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, temporal: Temporal | None = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.conv = Conv(in_channels, channels, temporal, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frames: int = 1) -> Tensor:
         with scope("resample"):
-            return self.conv(x)
+            return self.conv(x, frames)
 
 
 class Upsample(nn.Module):
-    """Twice the side by nearest neighbour and a convolution: (b, c, h, w) -> (b, c, 2h, 2w)."""
+    """Twice the side by nearest neighbour and a convolution: (b, c, h, w) -> (b, channels, 2h, 2w)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, temporal: Temporal | None = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv(in_channels, channels, temporal)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frames: int = 1) -> Tensor:
         with scope("resample"):
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-class Geglu(nn.Module):
-    """The MLP of a transformer block: a gate and a value of 4 x dim from one projection."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(dim, 8 * dim)
-        self.down = nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (b, n, d) -> (b, n, d)."""
-        with scope("feed_forward"):
-            value, gate = self.up(x).chunk(2, dim=-1)
-            return self.down(value * F.gelu(gate))
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"), frames)
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, GEGLU, each after a LayerNorm and added to its input."""
+    """Self-attention, cross-attention to the text, GEGLU, each after a LayerNorm and added to its input.
 
-    def __init__(self, dim: int, num_heads: int, context_dim: int) -> None:
+    A second text is attended to by the same queries, its keys and values beside those of the first.
+    """
+
+    def __init__(self, dim: int, num_heads: int, config: UNet) -> None:
         super().__init__()
-        heads = Heads(num_heads, num_heads, dim // num_heads)
+        assert config.context_dim is not None, "checked by the config"
+        heads, second = Heads(num_heads, num_heads, dim // num_heads), config.second_context_dim
         self.self_norm, self.cross_norm, self.ff_norm = (nn.LayerNorm(dim) for _ in range(3))
-        self.self_attention = Attention(dim, dim, heads, "self", bias="out")
-        self.cross_attention = Attention(dim, context_dim, heads, "cross", bias="out")
+        self.self_attention = Attention(dim, dim, heads, own_role(config), bias="out")
+        self.cross_attention = Attention(dim, config.context_dim, heads, "cross", bias="out")
+        self.second_k, self.second_v = (nn.Linear(second, dim, bias=False) if second else None for _ in range(2))
         self.feed_forward = Geglu(dim)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x: (b, n, d), context: (b, m, context_dim) -> (b, n, d)."""
+    def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
+        """x: (b, n, d), context: one or two texts (b, m, context_dim) -> (b, n, d)."""
         x = x + self.self_attention(self.self_norm(x))
-        x = x + self.cross_attention(self.cross_norm(x), self.cross_attention.project(context))
+        x = x + self.cross_attention(self.cross_norm(x), self._texts(context))
         return x + self.feed_forward(self.ff_norm(x))
+
+    def _texts(self, context: tuple[Tensor, ...]) -> KV:
+        attention = self.cross_attention
+        kv = attention.project(context[0])
+        if self.second_k is None or self.second_v is None:
+            return kv
+        with scope("attention", "cross"):
+            k, v = attention.heads(self.second_k(context[1])), attention.heads(self.second_v(context[1]))
+            return KV(torch.cat([kv.keys, k], dim=2), torch.cat([kv.values, v], dim=2))
 
 
 class SpatialTransformer(nn.Module):
@@ -189,10 +226,10 @@ class SpatialTransformer(nn.Module):
         make = nn.Linear if self.linear else lambda c, d: nn.Conv2d(c, d, 1)
         self.enter, self.leave = make(channels, channels), make(channels, channels)
         self.blocks = nn.ModuleList(
-            TransformerBlock(channels, attention.num_heads, config.context_dim) for _ in range(attention.depth)
+            TransformerBlock(channels, attention.num_heads, config) for _ in range(attention.depth)
         )
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
         residual, (height, width) = x, x.shape[2:]
         to_tokens, to_pixels = "b c h w -> b (h w) c", "b (h w) c -> b c h w"
         with scope("transformer"):
@@ -208,30 +245,58 @@ class SpatialTransformer(nn.Module):
 
 
 class TextAppendedAttention(nn.Module):
-    """Self-attention over pixels, to whose keys and values those of the text are prepended.
+    """Self-attention over pixels, to whose keys and values those of the text, if there is one, are prepended.
+
+    Where it is `only_text`, pixels attend to the text alone.
 
     Source: Imagen, appendix D.3.1; GLIDE's and DeepFloyd IF's code.
     """
 
-    def __init__(self, config: UNet, channels: int, num_heads: int) -> None:
+    def __init__(self, config: UNet, channels: int, attention: AppendedAttention) -> None:
         super().__init__()
-        heads = Heads(num_heads, num_heads, channels // num_heads)
+        heads = Heads(attention.num_heads, attention.num_heads, channels // attention.num_heads)
+        width, groups, self.only_text = config.context_dim, attention.text_norm_groups, attention.only_text
+        self.role = "cross" if self.only_text else own_role(config)
         self.norm = nn.GroupNorm(config.norm_groups, channels, config.norm_eps)
-        self.attention = Attention(channels, channels, heads, "self", bias="all")
-        self.text_k, self.text_v = (nn.Linear(config.context_dim, channels) for _ in range(2))
+        self.text_norm = nn.GroupNorm(groups, width, config.norm_eps) if groups and width else None
+        source = width if self.only_text and width else channels
+        self.attention = Attention(channels, source, heads, self.role, bias="all")
+        appended = None if self.only_text else width
+        self.text_k, self.text_v = (nn.Linear(appended, channels) if appended else None for _ in range(2))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
         height, width = x.shape[2:]
         pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
-        with scope("attention", "self"):
-            own = self.attention.project(pixels)
-            text = KV(self.attention.heads(self.text_k(context)), self.attention.heads(self.text_v(context)))
-            kv = KV(torch.cat([text.keys, own.keys], dim=2), torch.cat([text.values, own.values], dim=2))
-        return x + rearrange(self.attention(pixels, kv), "b (h w) c -> b c h w", h=height, w=width).contiguous()
+        return (
+            x
+            + rearrange(
+                self.attention(pixels, self._keys(pixels, context)), "b (h w) c -> b c h w", h=height, w=width
+            ).contiguous()
+        )
+
+    def _keys(self, pixels: Tensor, context: tuple[Tensor, ...]) -> KV | None:
+        with scope("attention", self.role):
+            if self.only_text:
+                return self.attention.project(self._normed(context[0]))
+            if self.text_k is None or self.text_v is None:
+                return None
+            own, text = self.attention.project(pixels), self._normed(context[0])
+            k, v = self.attention.heads(self.text_k(text)), self.attention.heads(self.text_v(text))
+            return KV(torch.cat([k, own.keys], dim=2), torch.cat([v, own.values], dim=2))
+
+    def _normed(self, text: Tensor) -> Tensor:
+        if self.text_norm is None:
+            return text
+        return rearrange(self.text_norm(rearrange(text, "b m d -> b d m")), "b d m -> b m d")
+
+
+def own_role(config: UNet) -> str:
+    """What attention of pixels to pixels is called: "self", in a video "spatial"."""
+    return "self" if config.temporal is None else "spatial"
 
 
 def make_attention(config: UNet, channels: int, attention: LevelAttention) -> nn.Module:
     """The attention of a level: (b, c, h, w), context -> (b, c, h, w)."""
     if isinstance(attention, AppendedAttention):
-        return TextAppendedAttention(config, channels, attention.num_heads)
+        return TextAppendedAttention(config, channels, attention)
     return SpatialTransformer(config, channels, attention)

@@ -1,10 +1,12 @@
 """One executed operator as a walk records it: the input of the cost model and of the memory model.
 
-`Work` is what an operator does (from its formula), `Call` is one execution of it at one place.
+`Work` is what an operator does (from its formula), `Call` is one execution of it at one place, `Timing` how long
+that took, `Priced` how long the cost model says it takes, and what it was priced as.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +18,7 @@ Kernel = Literal[
     "gemm",  # dense matrix products, `gemm` holds (batch, m, n, k)
     "conv",  # convolutions as implicit GEMM, `gemm` holds (groups, m, n, k)
     "attention",  # a fused attention kernel
+    "math",  # torch's unfused attention: products and passes over the scores, `gemm` holds (batch x heads, n, m, d)
     "norm",  # reductions over rows: LayerNorm, RMSNorm, GroupNorm
     "softmax",
     "elementwise",  # reads and writes each element once
@@ -56,6 +59,8 @@ class Call:
     writes: tuple[int, ...] = ()
     live: int = 0  # bytes alive during the call, workspace included, weights left out
     weight: float = 1.0
+    steps: int | None = None  # iterations of the loops around it, multiplied
+    starts: bool = False  # the first call of an iteration
     growing: bool = False  # inside a loop whose key length grows from step to step
 
 
@@ -68,3 +73,21 @@ class Timing:
     gap_seconds: float
     bound: str | None  # None where it was measured
     provenance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Priced(Timing):
+    """A predicted time, and the work that takes it: in a compiled run less than the call alone would do."""
+
+    work: Work
+
+
+def stretches(calls: Sequence[Call]) -> Iterator[tuple[int, int]]:
+    """The stretches of calls that run one after another equally often: iterations and what lies between loops."""
+    start = 0
+    for stop, call in enumerate(calls):
+        if stop > start and (call.starts or (call.weight, call.stage) != (calls[start].weight, calls[start].stage)):
+            yield start, stop
+            start = stop
+    if calls:
+        yield start, len(calls)

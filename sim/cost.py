@@ -15,7 +15,8 @@ issued and the kernel before it has ended. What the device waits is the gap of t
 
 - `eager`: the host spends time on every operator and launch.
 - `compiled`: it spends launches only, and chains of elementwise, norm, softmax and copy operators are one
-  kernel each, whose intermediate results never reach memory.
+  kernel each, whose intermediate results never reach memory. A chain's seconds are shared among its operators
+  in proportion to the time that the bytes of each would take alone: none gets more than it would take unfused.
 - `graph`: no host time; queued kernels still lie `kernel_gap` apart.
 
 Only `predict` is public, so that a model of tiles and waves can take its place. The constants stand in
@@ -24,13 +25,14 @@ Only `predict` is public, so that a model of tiles and waves can take its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from math import ceil, prod
+from collections.abc import Sequence
+from math import ceil
 from typing import Literal, NamedTuple
 
 from minimodels.kernels.scope import AttentionCall
-from minimodels.sim.call import Call, Timing, Work
+from minimodels.sim.call import Call, Kernel, Priced, Work, stretches
 from minimodels.sim.device import Device
+from minimodels.sim.fusion import fuse
 
 Mode = Literal["eager", "graph", "compiled"]
 
@@ -44,7 +46,6 @@ FEW_QUERIES = 16  # up to here an attention kernel splits the keys over the devi
 FLASH_HEAD_DIMS = (32, 64, 96, 128, 192, 256)  # FlashAttention-2 pads to these
 EFFICIENT_SHARE = 0.45  # of flash: xformers over FA2 at 2k to 16k tokens, A100 (FlashAttention-2, Fig. 4)
 
-FUSABLE = frozenset({"elementwise", "norm", "softmax", "copy"})
 HALF = frozenset({"float16", "bfloat16"})
 
 
@@ -57,13 +58,13 @@ class Cost(NamedTuple):
     provenance: str
 
 
-def predict(calls: Sequence[Call], device: Device, mode: Mode) -> list[Timing]:
-    """The seconds of one execution of each call, in call order.
+def predict(calls: Sequence[Call], device: Device, mode: Mode) -> list[Priced]:
+    """The seconds of one execution of each call, in call order, and the work they were predicted from.
 
     Device plus gap seconds, times weight, add up to the time of the run. A call that stands for many
     executions gets the gap of the steady state of its loop. A stage starts with host and device idle.
     """
-    works = _fused(calls) if mode == "compiled" else [call.work for call in calls]
+    works, chains = fuse(calls) if mode == "compiled" else ([call.work for call in calls], [])
     known: dict[tuple[Work, str, AttentionCall | None], Cost] = {}
     costs: list[Cost] = []
     for call, work in zip(calls, works, strict=True):
@@ -72,45 +73,96 @@ def predict(calls: Sequence[Call], device: Device, mode: Mode) -> list[Timing]:
         if cost is None:
             cost = known[key] = _cost(*key, device)
         costs.append(cost)
+    for chain in chains:
+        _share(calls, chain, costs, device)
     constants = device.constants
     per_op = constants.host_per_op if mode == "eager" else 0.0
     per_launch = 0.0 if mode == "graph" else constants.host_per_launch
     host = [per_op + cost.launches * per_launch if cost.launches else 0.0 for cost in costs]
     gaps = _gaps(calls, costs, host, constants.kernel_gap)
     return [
-        Timing(
+        Priced(
             cost.seconds,
             spent,
             gap,
             "host" if gap > cost.seconds and gap > cost.launches * constants.kernel_gap else cost.bound,
             cost.provenance,
+            work,
         )
-        for cost, spent, gap in zip(costs, host, gaps, strict=True)
+        for cost, spent, gap, work in zip(costs, host, gaps, works, strict=True)
     ]
 
 
 def _cost(work: Work, dtype: str, attention: AttentionCall | None, device: Device) -> Cost:
     """The device seconds of one execution; an operator's launches after the first are copies of its input."""
-    constants, sheet = device.constants, device.datasheet
+    constants = device.constants
     if work.kernel == "none":
         return Cost(0.0, 0, "launch", "datasheet")
+    if work.kernel == "math":
+        return _math_cost(work, dtype, device)
     matrix = work.kernel in ("gemm", "conv")
     moved = work.bytes_read + work.bytes_written
     copied = min(moved, 2 * work.workspace) if work.launches > 1 and matrix else 0
-    rate = constants.memory_bandwidth
-    compute, floor, unit = 0.0, constants.memory_floor, "tensor"
+    compute, floor, unit = 0.0, 0.0, "tensor"
     if matrix:
-        compute, floor, rate = _matrix_seconds(work, dtype, device), constants.gemm_floor, constants.gemm_bandwidth
+        compute, floor = _matrix_seconds(work, dtype, device), constants.gemm_floor
     elif work.kernel == "attention":
         (compute, unit), floor = _attention_seconds(work, dtype, attention, device), constants.attention_floor
-    elif work.kernel == "softmax":
-        rate = constants.softmax_bandwidth
-    memory = (moved - copied) / (rate * sheet.bandwidth)
-    floors = (floor + (work.launches - 1) * constants.memory_floor) if work.launches else 0.0
-    seconds = _rounded_max(compute, memory) + floors + copied / (constants.memory_bandwidth * sheet.bandwidth)
+    memory = (moved - copied) / _rate(work.kernel, device)
+    small = (work.launches - (floor > 0)) * constants.memory_floor
+    seconds = _rounded_max(compute, memory) + floor + small + copied / _rate("copy", device)
+    bound = "launch" if floor + small > max(compute, memory) else unit if compute > memory else "memory"
     fitted = work.kernel in constants.calibrated and (dtype in HALF or not compute)
-    bound = "launch" if floors > max(compute, memory) else unit if compute > memory else "memory"
-    return Cost(seconds, work.launches, bound, constants.provenance if fitted else "datasheet")
+    return Cost(seconds, work.launches, bound, _provenance(fitted, small, seconds, device))
+
+
+def _provenance(fitted: bool, small: float, seconds: float, device: Device) -> str:
+    """Calibrated if what decides the time was fitted here: rates, or `small` seconds of floors of small kernels."""
+    if 2 * small > seconds:
+        fitted = "memory_floor" in device.constants.calibrated
+    return device.constants.provenance if fitted else "datasheet"
+
+
+def _rate(kernel: Kernel, device: Device) -> float:
+    """Bytes per second that a large kernel of a kind moves."""
+    constants = device.constants
+    fraction = constants.memory_bandwidth
+    if kernel in ("gemm", "conv"):
+        fraction = constants.gemm_bandwidth
+    elif kernel == "softmax":
+        fraction = constants.softmax_bandwidth
+    return fraction * device.datasheet.bandwidth
+
+
+def _math_cost(work: Work, dtype: str, device: Device) -> Cost:
+    """Unfused attention: two products and a softmax, in float32 at least, and elementwise passes; its longest bounds it."""
+    assert work.gemm is not None and work.flops is not None, work
+    batch, n, m, d = work.gemm
+    wide, size = ("float64", 8) if dtype == "float64" else ("float32", 4)
+    value_dim = work.flops // (2 * batch * n * m) - d
+    parts = [
+        Work("gemm", 2 * batch * n * k * columns, size * batch * (n + columns) * k, size * batch * n * columns,
+             gemm=(batch, n, columns, k))
+        for columns, k in ((m, d), (value_dim, m))
+    ]  # fmt: skip
+    parts.append(Work("softmax", 0, size * batch * n * m, size * batch * n * m))
+    read, written = sum(part.bytes_read for part in parts), sum(part.bytes_written for part in parts)
+    passes = Work("elementwise", 0, work.bytes_read - read, work.bytes_written - written, work.launches - len(parts))
+    costs = [_cost(part, wide, None, device) for part in (*parts, passes)]
+    longest = max(costs, key=lambda cost: cost.seconds)
+    return Cost(sum(cost.seconds for cost in costs), work.launches, longest.bound, longest.provenance)
+
+
+def _share(calls: Sequence[Call], chain: Sequence[int], costs: list[Cost], device: Device) -> None:
+    """Share the seconds of a fused chain among its calls, as the time that the bytes of each would take alone."""
+    floor = device.constants.memory_floor
+    alone = [(w.bytes_read + w.bytes_written) / _rate(w.kernel, device) for w in (calls[i].work for i in chain)]
+    seconds, whole = sum(costs[i].seconds for i in chain), sum(alone)
+    fitted = all(calls[i].work.kernel in device.constants.calibrated for i in chain)
+    bound, provenance = "launch" if 2 * floor > seconds else "memory", _provenance(fitted, floor, seconds, device)
+    for index, part in zip(chain, alone, strict=True):
+        share = part / whole if whole else 1 / len(chain)
+        costs[index] = Cost(share * seconds, costs[index].launches, bound, provenance)
 
 
 def _rounded_max(a: float, b: float) -> float:
@@ -123,13 +175,18 @@ def _matrix_seconds(work: Work, dtype: str, device: Device) -> float:
     """Computing time of a product (batch, m, n, k): its outputs, and the share of a wave left idle."""
     assert work.gemm is not None, work
     batch, m, n, k = work.gemm
-    tf32 = work.kernel == "conv" and dtype == "float32" and "tf32" in device.datasheet.flops
-    peak = device.peak_flops("tf32" if tf32 and device.vendor == "nvidia" else dtype)  # torch: cudnn.allow_tf32
+    peak = device.peak_flops(rate_of(work.kernel, dtype, device))
     outputs = float(batch * m * n)
     if min(m, n) > 1:  # a product with a vector has a kernel of its own, without tiles
         m, n = max(m, LEAST), max(n, LEAST)
         outputs = batch * m * n + IDLE_WAVE * device.datasheet.compute_units * min(m, TILE) * min(n, TILE)
     return 2 * outputs * k / (device.constants.gemm_efficiency * peak)
+
+
+def rate_of(kernel: Kernel, dtype: str, device: Device) -> str:
+    """In which type the multipliers work: torch leaves products in float32, and lets cuDNN take TF32."""
+    tf32 = kernel == "conv" and dtype == "float32" and device.vendor == "nvidia" and "tf32" in device.datasheet.flops
+    return "tf32" if tf32 else dtype
 
 
 def _attention_seconds(work: Work, dtype: str, call: AttentionCall | None, device: Device) -> tuple[float, str]:
@@ -150,7 +207,7 @@ def _attention_seconds(work: Work, dtype: str, call: AttentionCall | None, devic
     if call.query_length <= FEW_QUERIES:
         return call.batch * call.heads * FEW_QUERIES * call.key_length * score, bound
     keys = KEY_TILE * (ceil(call.key_length / KEY_TILE) + 1)
-    if call.causal and call.query_length == call.key_length:
+    if call.causal and call.query_length == call.key_length and not call.bias:  # else the mask is part of a bias
         keys = (call.key_length + TILE) / 2 + KEY_TILE
     waves = ceil(call.batch * call.heads * ceil(call.query_length / TILE) / sheet.compute_units)
     return waves * sheet.compute_units * TILE * keys * score, bound
@@ -175,7 +232,7 @@ def _gaps(calls: Sequence[Call], costs: Sequence[Cost], host: Sequence[float], k
         return ahead
 
     ahead, stage = 0.0, None
-    for start, stop in _stretches(calls):
+    for start, stop in stretches(calls):
         ahead = ahead if calls[start].stage == stage else 0.0
         stage, weight = calls[start].stage, calls[start].weight
         surplus = sum(costs[i].seconds + gaps[i] - host[i] for i in range(start, stop))
@@ -186,71 +243,3 @@ def _gaps(calls: Sequence[Call], costs: Sequence[Cost], host: Sequence[float], k
         else:
             ahead = issue(start, stop, ahead)
     return gaps
-
-
-def _stretches(calls: Sequence[Call]) -> Iterator[tuple[int, int]]:
-    """The stretches of calls that run equally often: loops and what lies between them."""
-    start = 0
-    for stop in range(1, len(calls) + 1):
-        if stop == len(calls) or (calls[stop].weight, calls[stop].stage) != (calls[start].weight, calls[start].stage):
-            yield start, stop
-            start = stop
-
-
-def _fused(calls: Sequence[Call]) -> list[Work]:
-    """The work of each call once chains are fused: one launch per chain, intermediates kept on chip."""
-    works = [call.work for call in calls]
-    last_read = {storage: index for index, call in enumerate(calls) for storage in call.reads}
-    for start, stop in _stretches(calls):
-        for chain in _chains(calls, start, stop):
-            if len(chain) > 1:
-                _fuse(calls, chain, last_read, works)
-    return works
-
-
-def _chains(calls: Sequence[Call], start: int, stop: int) -> Iterator[list[int]]:
-    """Runs of fusable calls of which each reads what an earlier one of the run has read or written."""
-    chain: list[int] = []
-    seen: set[int] = set()
-    for index in range(start, stop):
-        call = calls[index]
-        if call.work.kernel == "none":
-            continue
-        fusable = call.work.kernel in FUSABLE
-        if chain and not (fusable and not seen.isdisjoint(call.reads)):
-            yield chain
-            chain, seen = [], set()
-        if fusable:
-            chain.append(index)
-            seen.update(call.reads, call.writes)
-    if chain:
-        yield chain
-
-
-def _fuse(calls: Sequence[Call], chain: Sequence[int], last_read: dict[int, int], works: list[Work]) -> None:
-    """Take out of a chain the traffic that never leaves it: what was read or written in it before is on chip."""
-    on_chip: dict[int, int] = {}
-    for index in chain:
-        call, work = calls[index], calls[index].work
-        read = 0
-        for storage, size in zip(call.reads, _read_bytes(call), strict=True):
-            read += max(0, size - on_chip.get(storage, 0))
-            on_chip[storage] = max(size, on_chip.get(storage, 0))
-        size = work.bytes_written // max(1, len(call.writes))
-        written = work.bytes_written
-        for storage in call.writes:
-            on_chip[storage] = max(size, on_chip.get(storage, 0))
-            if index < last_read.get(storage, -1) <= chain[-1]:
-                written -= size
-        first = index == chain[0]
-        works[index] = Work(work.kernel, work.flops, min(read, work.bytes_read), written, int(first), None, 0)
-
-
-def _read_bytes(call: Call) -> list[int]:
-    """The bytes that a call reads of each of its arguments, shared out by their sizes."""
-    if len(call.reads) == 1:
-        return [call.work.bytes_read]
-    if len(call.reads) != len(call.shapes):
-        return [call.work.bytes_read // max(1, len(call.reads))] * len(call.reads)
-    sizes = [max(1, prod(shape)) for shape in call.shapes]
-    return [call.work.bytes_read * size // sum(sizes) for size in sizes]

@@ -13,21 +13,18 @@ from functools import cache
 from importlib import resources
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
+from minimodels.config import Strict
 from minimodels.sim.call import Kernel
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Datasheet(Strict):
+    """The vendor's numbers: bytes per second, FLOP/s (dense), hertz, watts; memory is what programs get."""
 
-
-class Datasheet(_Strict):
-    """The vendor's numbers: bytes, bytes per second, FLOP/s (dense), hertz, watts."""
-
-    memory_bytes: PositiveInt
+    memory_bytes: PositiveInt = Field(description="bytes that torch reports where anyone published it")
     bandwidth: PositiveFloat
     compute_units: PositiveInt
     clock: PositiveFloat
@@ -36,7 +33,7 @@ class Datasheet(_Strict):
     flops: dict[Literal["float32", "tf32", "float16", "bfloat16", "float8"], PositiveFloat]
 
 
-class Constants(_Strict):
+class Constants(Strict):
     """The cost model's numbers for this device: seconds, or fractions of a datasheet rate.
 
     A floor is what an empty kernel takes, the gap before it left out.
@@ -44,7 +41,10 @@ class Constants(_Strict):
 
     provenance: Literal["calibrated", "datasheet"]
     source: str = Field(description="the measurement fitted to, or the relative the numbers were taken from")
-    calibrated: tuple[Kernel, ...] = Field(description="kinds of kernel whose numbers were fitted on this device")
+    calibrated: tuple[Kernel | Literal["memory_floor"], ...] = Field(
+        strict=False,
+        description="kinds of kernel whose numbers were fitted on this device, and memory_floor where it was",
+    )
     kernel_gap: PositiveFloat = Field(description="seconds between two kernels that are both queued")
     gemm_floor: PositiveFloat = Field(description="seconds of an empty matrix product or convolution")
     gemm_efficiency: Fraction = Field(description="of the tensor peak, large matrix products")
@@ -59,7 +59,7 @@ class Constants(_Strict):
     host_per_launch: PositiveFloat = Field(description="host seconds per kernel launched, eager or compiled")
 
 
-class Device(_Strict):
+class Device(Strict):
     """One GPU: its name on the command line, its datasheet and its cost-model constants."""
 
     name: str

@@ -13,8 +13,9 @@ import torch
 
 from minimodels.kernels.attention import architecture
 from minimodels.sim import device as devices
+from minimodels.sim.profile import DeviceRecord
 
-LIKE = 0.15  # of the datasheet's memory: how far what a GPU reports may be from it (GiB for GB, reserves)
+LIKE = 0.05  # of the listed memory: drivers report up to 1 % more or less, some files hold the datasheet's number
 SMI_FIELDS = {
     "driver": "driver_version",
     "clock_sm": "clocks.sm",
@@ -48,33 +49,38 @@ def known(device: torch.device) -> devices.Device | None:
     return None
 
 
-def describe(device: torch.device, dtype: str) -> dict[str, Any]:
+def describe(device: torch.device, dtype: str) -> DeviceRecord:
     """The `device` of a measured profile: bytes, bytes/s, FLOP/s; None where no datasheet is at hand."""
     if device.type != "cuda":
-        return {
-            "name": "cpu",
-            "title": _processor(),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "bandwidth": None,
-            "peak_flops": None,
-            "provenance": "measured",
-        }
+        return DeviceRecord(
+            name="cpu",
+            title=_processor(),
+            memory_bytes=memory_bytes(device),
+            bandwidth=None,
+            peak_flops=None,
+            provenance="measured",
+        )
     found, file = torch.cuda.get_device_properties(device), known(device)
-    return {
-        "name": file.name if file else found.name.lower().replace(" ", "-"),
-        "title": found.name,
-        "memory_bytes": found.total_memory,
-        "bandwidth": file.datasheet.bandwidth if file else None,
-        "peak_flops": file.datasheet.flops.get(dtype) if file else None,  # type: ignore[call-overload]
-        "provenance": "measured",
-    }
+    return DeviceRecord(
+        name=file.name if file else found.name.lower().replace(" ", "-"),
+        title=found.name,
+        memory_bytes=memory_bytes(device),
+        bandwidth=file.datasheet.bandwidth if file else None,
+        peak_flops=file.datasheet.flops.get(dtype) if file else None,  # type: ignore[call-overload]
+        provenance="measured",
+    )
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of a GPU that torch can see, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def free_bytes(device: torch.device) -> int:
     """Memory that a run may take: what is free on a GPU, all there is on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return describe(device, "")["memory_bytes"]
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes(device)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

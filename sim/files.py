@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -43,6 +44,19 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         if temporary is not None:
             os.unlink(temporary)
+
+
+def check_distinct(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
+    """Say before any work is done that one output would overwrite another, or an input.
+
+    Raises:
+        ValueError: two paths are the same file.
+    """
+    taken = {Path(path).resolve() for path in inputs}
+    for path in outputs:
+        if Path(path).resolve() in taken:
+            raise ValueError(f"{path} is named twice; writing it would overwrite the other, so give another name")
+        taken.add(Path(path).resolve())
 
 
 def check_writable(path: Path) -> None:

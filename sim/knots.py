@@ -39,6 +39,8 @@ def visit(
         start = len(calls)
         yield step
         segments[step] = calls[start:]
+        for call in segments[step][:1]:
+            call.starts = True
 
     if full or growth == "any" or n <= 2:
         plan: Iterator[int] = iter(range(n))

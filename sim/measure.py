@@ -29,9 +29,9 @@ from minimodels.run import DTYPES, Run, build
 from minimodels.sim import profiler
 from minimodels.sim.call import Call
 from minimodels.sim.cost import predict
-from minimodels.sim.environment import describe, environment, free_bytes, known, target_of
-from minimodels.sim.memory import ROUNDING, Usage, account
-from minimodels.sim.profile import Profile
+from minimodels.sim.environment import describe, environment, free_bytes, known, memory_bytes, target_of
+from minimodels.sim.memory import RESERVE, ROUNDING, Usage, account
+from minimodels.sim.profile import Environment, Profile, RunRecord
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.session import PASSES, Session, Timed, combine, is_view
 from minimodels.sim.simulate import merge, stages, walk_pipeline
@@ -45,7 +45,7 @@ def measure(config: Config, run: Run, progress: Advance = silent) -> Profile:
     Raises:
         ValueError: no such device, a mode other than eager, a model that does not fit, or a pinned backend
             that cannot do a call.
-        RuntimeError: the run and the walk differ.
+        Unmeasurable: the run and the walk differ, or too much time belongs to no operator.
     """
     device = _checked(run)
     walk = _walk(config, run, device)
@@ -54,22 +54,23 @@ def measure(config: Config, run: Run, progress: Advance = silent) -> Profile:
     session = Session(config, run, device, build(config, device, DTYPES[run.dtype], run.seed), progress)
     warmups = session.warm_up()
     clocked = session.clock()
-    facts = environment(device) | {"allocator_peak": session.allocator_peak}
+    facts = environment(device) | {"allocator_peak": session.allocator_peak, "warmups": warmups}
     wall = {stage: median(seconds[stage] for seconds in clocked) for stage in clocked[0]}
     found = combine([session.profile(walk, number) for number in range(PASSES)])
     _scale(found, wall, alike=device.type == "cpu")
     ops, order = merge([timed.call for timed in found], [timed.timing() for timed in found])
     kept = [index for index, call in enumerate(walk.calls) if not is_view(call)]
     per_call = [usage.per_call[index] for index in kept]
-    description = describe(device, run.dtype)
     return Profile(
         source="measured",
         config=config.model_dump(mode="json"),
-        run=run.model_dump(mode="json") | config.run.model_dump(mode="json"),
-        environment=facts | _protocol(clocked) | {"warmups": warmups, "attributed": session.attributed},
-        device=description,
+        run=RunRecord.of(run, config.run),
+        environment=Environment.model_validate(facts | _protocol(clocked, session)),
+        device=describe(device, run.dtype),
         stages=stages(ops, wall),
-        memory=Usage(per_call, usage.kv_cache).finish(order, weights, description["memory_bytes"]),
+        memory=Usage(per_call, usage.kv_cache).finish(
+            order, weights, memory_bytes(device), RESERVE if device.type == "cuda" else 0
+        ),
         ops=tuple(ops),
         calls=tuple(order),
     )
@@ -82,11 +83,12 @@ def _checked(run: Run) -> torch.device:
         raise ValueError("device 'cuda': torch finds no CUDA device here")
     if run.mode != "eager":
         raise ValueError(
-            f"mode {run.mode!r} cannot be measured: measured runs are eager for now; a simulated GPU has all modes"
+            f"mode {run.mode!r} cannot be measured: measured runs are eager for now; "
+            "name a GPU to simulate it, e.g. --device a100-80gb"
         )
     if run.resident != "all":
         raise ValueError(f"resident {run.resident!r} cannot be measured: a measured run keeps all parts in memory")
-    return torch.device(run.device, torch.cuda.current_device() if run.device == "cuda" else None)
+    return torch.device("cuda", torch.cuda.current_device()) if run.device == "cuda" else torch.device("cpu")
 
 
 def _walk(config: Config, run: Run, device: torch.device) -> profiler.KnotWalk:
@@ -130,8 +132,9 @@ def _scale(found: Sequence[Timed], wall: dict[str, float], alike: bool) -> None:
             timed.device, timed.gap = own * timed.device, rest * timed.gap
 
 
-def _protocol(clocked: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """How the wall time came about: repeats, and over them median and interquartile range in seconds."""
+def _protocol(clocked: Sequence[dict[str, float]], session: Session) -> dict[str, Any]:
+    """How the times came about: repeats, and over them median and interquartile range in seconds."""
     totals = [sum(seconds.values()) for seconds in clocked]
     low, _, high = quantiles(totals, n=4, method="inclusive") if len(totals) > 1 else totals * 3
-    return {"repeats": len(totals), "median_seconds": median(totals), "iqr_seconds": high - low, "passes": PASSES}
+    spread = {"repeats": len(totals), "median_seconds": median(totals), "iqr_seconds": high - low}
+    return spread | {"passes": PASSES, "converged": session.converged, "attributed": session.attributed}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from minimodels.sim import units, views
 from minimodels.sim.files import write_whole
-from minimodels.sim.profile import CATEGORIES, Profile
+from minimodels.sim.flops import executed_flops
+from minimodels.sim.profile import CATEGORIES, DeviceRecord, Profile
 from minimodels.sim.views import AttentionCall, Totals
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _stack(axes: Axes, y: float, parts: dict[str, Totals], source: str, factor: 
 def _title(what: str, profiles: Sequence[Profile]) -> str:
     """`what`, and the source and the device where all profiles share them."""
     sources = {profile.source for profile in profiles}
-    places = {profile.device["title"] for profile in profiles}
+    places = {profile.device.title for profile in profiles}
     shared = [*(sources if len(sources) == 1 else ()), *(f"on {place}" for place in places if len(places) == 1)]
     return f"{what}, {' '.join(shared)}" if shared else what
 
@@ -154,20 +155,21 @@ def _points(profile: Profile) -> dict[Point, float]:
     """Where the operators lie in the roofline, with their seconds; equal to 2 % means one point."""
     found: dict[Point, float] = {}
     for op in profile.ops:
-        moved = op.bytes_read + op.bytes_written
-        if op.flops and moved and op.device_seconds:
-            place = (round(math.log10(op.flops / moved), 2), round(math.log10(op.flops / op.device_seconds), 2))
+        moved, flops = op.bytes_read + op.bytes_written, float(executed_flops(op))
+        if flops and moved and op.device_seconds:
+            place = (round(math.log10(flops / moved), 2), round(math.log10(flops / op.device_seconds), 2))
             key = (op.category, 10 ** place[0], 10 ** place[1])
             found[key] = found.get(key, 0.0) + op.weight * op.device_seconds
     return found
 
 
-def _roof(axes: Axes, device: dict[str, Any], left: float, right: float, style: str) -> None:
+def _roof(axes: Axes, device: DeviceRecord, left: float, right: float, style: str) -> None:
     """The bandwidth slope and the peak of `device`, from `left` to `right` FLOPs per byte."""
-    peak, slope = device["peak_flops"], device["bandwidth"]
+    peak, slope = device.peak_flops, device.bandwidth
+    assert peak and slope, "roofline() has checked both"
     ridge = peak / slope
     rates = f"{units.si(peak, 'FLOP/s')}, {units.si(slope, 'B/s')}"
-    text = f"{device['title']}: {rates}, ridge at {units.digits(ridge)} FLOP/B"
+    text = f"{device.title}: {rates}, ridge at {units.digits(ridge)} FLOP/B"
     xs = [left, min(max(ridge, left), right), right]
     axes.plot(xs, [min(peak, slope * x) for x in xs], style, color="black", lw=1.2, label=text, zorder=1)
 
@@ -180,12 +182,14 @@ def roofline(profiles: Sequence[Profile]) -> Figure:
     """
     from matplotlib.lines import Line2D
 
-    roofs = {profile.device["title"]: profile.device for profile in profiles}
+    roofs = {profile.device.title: profile.device for profile in profiles}
     for title, device in roofs.items():
-        if not device.get("peak_flops") or not device.get("bandwidth"):
+        if not device.peak_flops or not device.bandwidth:
             raise ValueError(f"no roofline: peak FLOP/s or bandwidth of {title} is unknown to the profile")
     found = [_points(profile) for profile in profiles]
-    ridges = [device["peak_flops"] / device["bandwidth"] for device in roofs.values()]
+    ridges = [
+        device.peak_flops / device.bandwidth for device in roofs.values() if device.peak_flops and device.bandwidth
+    ]
     xs = [point[1] for points in found for point in points] + ridges
     figure, (axes,) = _figure(6)
     for device, style in zip(roofs.values(), ["-", "--", ":", "-."] * len(roofs), strict=False):
@@ -212,7 +216,7 @@ def memory(profiles: Sequence[Profile]) -> Figure:
     """Bytes in use over the calls, coloured by stage, with the weights and the capacity of the device."""
     figure, panels = _figure(0.6 + 3.4 * len(profiles), len(profiles))
     for axes, profile, name in zip(panels, profiles, units.labels(profiles), strict=True):
-        facts, capacity = profile.memory, profile.device.get("memory_bytes") or 0
+        facts, capacity = profile.memory, profile.device.memory_bytes or 0
         shown = max(facts.peak, capacity if capacity < 20 * facts.peak else 0)
         factor, prefix = units.scale(shown)
         shades = {stage.name: STAGES[i % len(STAGES)] for i, stage in enumerate(profile.stages)}
@@ -222,7 +226,7 @@ def memory(profiles: Sequence[Profile]) -> Figure:
         axes.axhline(facts.weights / factor, color="black", ls=":", label=f"weights, {units.size(facts.weights)}")
         if capacity:
             off = "" if shown >= capacity else " (off the axis)"
-            text = f"{profile.device['title']}, {units.size(capacity)}{off}"
+            text = f"{profile.device.title}, {units.size(capacity)}{off}"
             axes.axhline(math.nan if off else capacity / factor, color="black", ls="--", label=text)
         axes.set(xlabel="operator, in call order", ylabel=f"memory in use ({prefix}B)", ylim=(0, 1.06 * shown / factor))
         axes.set_title(f"{name}: peak {units.size(facts.peak)}", fontsize=10, fontweight="bold", loc="left")

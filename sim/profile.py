@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from minimodels.sim.files import read, write_whole
 
@@ -25,9 +25,22 @@ Category = Literal[
     "Attention", "Convolution", "Linear", "Norm", "Elementwise", "Embedding", "Memory", "Communication", "Other"
 ]
 CATEGORIES: tuple[str, ...] = Category.__args__  # type: ignore[attr-defined]
-REQUIRED = (("config", "name"), ("config", "kind"), ("run", "batch"), ("device", "title"), ("device", "memory_bytes"))
 Bound = Literal["tensor", "exp", "memory", "l2", "waves", "launch", "host"]
 Provenance = Literal["measured", "calibrated", "datasheet"]
+
+
+def _duration(seconds: float) -> float:
+    if 0 < seconds < 1e-30:
+        raise ValueError("a time is 0 or at least 1e-30 seconds")
+    return seconds
+
+
+# What sums, rates and plots can work with: no more than any machine does, so that nothing overflows.
+Count = Annotated[int, Field(ge=0, lt=1 << 80)]
+Positive = Annotated[int, Field(ge=1, lt=1 << 80)]
+Seconds = Annotated[float, Field(ge=0, le=1e12), AfterValidator(_duration)]
+Rate = Annotated[float, Field(ge=1, le=1e24)]
+Scalar = bool | int | float | str | None
 
 
 class Record(BaseModel):
@@ -41,12 +54,12 @@ class Attention(Record):
 
     role: Literal["self", "cross", "spatial", "temporal", "joint"]
     backend: str
-    batch: int
-    query_length: int
-    key_length: int
-    heads: int
-    kv_heads: int
-    head_dim: int
+    batch: Positive
+    query_length: Positive
+    key_length: Positive
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
     causal: bool
     bias: bool
 
@@ -60,16 +73,17 @@ class Op(Record):
     category: Category
     name: str
     phase: Literal["forward", "backward", "optimizer", "communication"] = "forward"
-    shapes: tuple[tuple[int, ...], ...] = Field(description="shapes of the tensor arguments")
+    shapes: tuple[tuple[Count, ...], ...] = Field(description="shapes of the tensor arguments")
     dtype: str
-    weight: float = Field(gt=0, description="executions this entry stands for")
-    flops: int | None = Field(description="per execution; null: no formula, the operator is unmodelled")
-    bytes_read: int
-    bytes_written: int
-    launches: int = Field(description="kernels launched per execution")
-    device_seconds: float | None
-    host_seconds: float | None
-    gap_seconds: float | None = Field(description="time the device waited before this operator")
+    weight: float = Field(ge=1e-3, le=1e12, description="executions this entry stands for")
+    flops: Count | None = Field(description="per execution; null: no formula, the operator is unmodelled")
+    bytes_read: Count
+    bytes_written: Count
+    launches: Count = Field(description="kernels launched per execution")
+    steps: Positive | None = Field(default=None, description="iterations of the loops around it, multiplied")
+    device_seconds: Seconds | None
+    host_seconds: Seconds | None
+    gap_seconds: Seconds | None = Field(description="time the device waited before this operator")
     provenance: Provenance | None
     bound: Bound | None
     attention: Attention | None
@@ -79,20 +93,78 @@ class Stage(Record):
     """A stage of the pipeline: device plus gap seconds over its ops equal `seconds`."""
 
     name: str
-    seconds: float | None
-    wall_seconds: float | None
-    launches: float
+    seconds: Seconds | None
+    wall_seconds: Seconds | None
+    launches: float = Field(ge=0)
+    steps: Positive | None = Field(
+        default=None, description="iterations of its longest loop, nested ones multiplied; null: it has no loop"
+    )
 
 
 class Memory(Record):
     """Bytes by liveness: `timeline` holds [call, bytes] pairs: the peak during that call, and until the next pair."""
 
-    weights: int
-    kv_cache: int
-    peak: int
+    weights: Count
+    kv_cache: Count
+    peak: Count
+    reserve: Count = Field(default=0, description="bytes that the runtime takes beside them; `fits` counts them")
     peak_op: int | None = Field(description="index into `ops` of the operator at the peak")
     fits: bool | None
-    timeline: tuple[tuple[int, int], ...]
+    timeline: tuple[tuple[Count, Count], ...]
+
+
+class RunRecord(Record):
+    """The options of the run and the architecture's settings, any more of them as plain values; null: it has none."""
+
+    device: str
+    batch: Positive
+    dtype: str
+    attention: str
+    mode: str
+    prompt_len: Positive | None = Field(default=None, description="tokens")
+    gen_len: Positive | None = Field(default=None, description="tokens")
+    frames: Positive | None = None
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Scalar]  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, *records: BaseModel) -> RunRecord:
+        """The settings of these records side by side; those of a record inside one are called "outer.inner"."""
+        return cls.model_validate({key: value for record in records for key, value in _flat(record)})
+
+
+def _flat(record: BaseModel) -> Iterator[tuple[str, Any]]:
+    for key, value in record:
+        if isinstance(value, BaseModel):
+            yield from ((f"{key}.{inner}", deep) for inner, deep in _flat(value))
+        else:
+            yield key, value
+
+
+class Environment(Record):
+    """What the run was made with; of a measured run also how its times came about. More facts are plain values."""
+
+    repeats: Positive | None = Field(default=None, description="timed runs")
+    median_seconds: Seconds | None = Field(default=None, description="of the timed runs")
+    iqr_seconds: Seconds | None = Field(default=None, description="interquartile range of the timed runs")
+    converged: bool | None = Field(default=None, description="warm-up ended with two runs within 2 %")
+    warmups: Count | None = Field(default=None, description="runs before the timed ones")
+    attributed: float | None = Field(default=None, description="least share of device time given to operators")
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Scalar]  # type: ignore[assignment]
+
+
+class DeviceRecord(Record):
+    """Where it ran, or would: bytes, bytes/s and FLOP/s in the run's dtype; null where no datasheet is at hand."""
+
+    name: str
+    title: str
+    memory_bytes: Positive | None
+    bandwidth: Rate | None
+    peak_flops: Rate | None
+    provenance: Provenance = Field(description="of the device's constants")
 
 
 class Profile(Record):
@@ -101,9 +173,9 @@ class Profile(Record):
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     source: Literal["measured", "simulated"]
     config: dict[str, Any] = Field(description="the architecture, resolved in full")
-    run: dict[str, Any] = Field(description="batch, dtype, attention, mode, lengths, seed, ...")
-    environment: dict[str, Any] = Field(description="torch, driver, clocks; what the run was made with")
-    device: dict[str, Any] = Field(description="name, memory_bytes, bandwidth, peak_flops of the run's dtype")
+    run: RunRecord
+    environment: Environment
+    device: DeviceRecord
     stages: tuple[Stage, ...]
     memory: Memory
     ops: tuple[Op, ...]
@@ -113,9 +185,9 @@ class Profile(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
-        for section, key in REQUIRED:
-            if key not in getattr(self, section):
-                raise ValueError(f"{section} lacks {key!r}")
+        for key in ("name", "kind"):
+            if not isinstance(self.config.get(key), str):
+                raise ValueError(f"config lacks a {key!r}")
         if any(not 0 <= call < len(self.ops) for call in self.calls):
             raise ValueError("a call points outside the list of ops")
         names = {stage.name for stage in self.stages}

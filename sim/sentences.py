@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -22,22 +21,16 @@ def weight_bytes(op: Op) -> int | None:
 
 
 def weight_passes(profile: Profile, stage: str, kind: str = "Linear") -> tuple[int, int] | None:
-    """Bytes of `kind` (Linear, Convolution) weights that a step of the loop of `stage` reads, and its steps.
+    """Bytes of `kind` (Linear, Convolution) weights that an iteration of the loop of `stage` reads, and iterations.
 
-    A loop is seen by its operators standing for more executions than are listed; the layer it runs least
-    often (the output layer) runs once per step. None without such a loop.
+    The loop is the innermost of the longest nest. None without one that iterates.
     """
-    listed, sizes = Counter(profile.calls), {}
-    runs: dict[tuple[object, ...], tuple[Fraction, int]] = {}
-    for index, op in enumerate(profile.ops):
-        if (op.stage, op.category) == (stage, kind) and (size := weight_bytes(op)) is not None:
-            key = (op.scope, op.name, op.shapes)
-            weight, calls = runs.get(key, (Fraction(0), 0))
-            runs[key], sizes[key] = (weight + Fraction(op.weight), calls + listed[index]), size
-    loop = {key: weight for key, (weight, calls) in runs.items() if weight > calls > 0}
-    steps = min(loop.values(), default=Fraction(0))
-    each = sum(weight * sizes[key] for key, weight in loop.items()) / max(steps, 1)
-    return (round(each), int(steps)) if steps > 1 and steps == int(steps) and each <= profile.memory.weights else None
+    steps = next(found.steps for found in profile.stages if found.name == stage)
+    if steps is None or steps == 1:
+        return None
+    inside = [op for op in profile.ops if (op.stage, op.category, op.steps) == (stage, kind, steps)]
+    each = sum(Fraction(op.weight) * (weight_bytes(op) or 0) for op in inside) / steps
+    return (round(each), steps) if 0 < each <= profile.memory.weights else None
 
 
 def _memory_bound(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
@@ -50,17 +43,18 @@ def _memory_bound(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
 
 def _compute_bound(profile: Profile, part: Totals) -> str:
     """How much is computed, how fast, and how near to the peak of the device."""
-    rate, peak = float(part.known_flops) / part.known_seconds, profile.device.get("peak_flops")
+    rate, peak = float(part.executed_flops) / part.known_seconds, profile.device.peak_flops
     of_peak = f", {units.percent(rate / peak)} of the peak" if peak else ""
-    return f"{units.flops(part.known_flops)} at {units.si(rate, 'FLOP/s')}{of_peak}"
+    return f"{units.flops(part.executed_flops)} at {units.si(rate, 'FLOP/s')}{of_peak}"
 
 
 def _unexplained(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
     """What the intensity says where nobody recorded a bound; empty if there are no FLOPs."""
-    peak, slope = profile.device.get("peak_flops"), profile.device.get("bandwidth")
-    if part.intensity and peak and slope and part.intensity < peak / slope:
-        return f", at {units.digits(part.intensity)} FLOP/B: {_memory_bound(profile, pair, part)}"
-    return f": {_compute_bound(profile, part)}" if part.known_flops else ""
+    peak, slope = profile.device.peak_flops, profile.device.bandwidth
+    intensity = float(part.executed_flops / Fraction(part.bytes)) if part.bytes and not part.unmodelled else None
+    if intensity and peak and slope and intensity < peak / slope:
+        return f", at {units.digits(intensity)} FLOP/B: {_memory_bound(profile, pair, part)}"
+    return f": {_compute_bound(profile, part)}" if part.executed_flops else ""
 
 
 def _why(profile: Profile, pair: tuple[str, str], part: Totals) -> str:

@@ -30,6 +30,13 @@ PASSES = 3  # profiled runs: of three, the first and coldest never is the median
 LOST = 0.02  # of device time: what may belong to no operator
 
 
+DEFECT = "that is a defect in minimodels, so please report it with this command; --device a100-80gb simulates meanwhile"
+
+
+class Unmeasurable(RuntimeError):
+    """The profiler's run cannot be set beside the walk; the message says what to do."""
+
+
 def is_view(call: Call) -> bool:
     """Whether a call only looks at its argument in another shape, and launches nothing."""
     return call.work.kernel == "none" and not call.writes
@@ -76,11 +83,12 @@ class _Clock:
 class Session:
     """A model on a device, and the runs it is put through.
 
-    `attributed` is the least share of device time that a profiled run gave to operators, `allocator_peak` the
-    bytes that the clocked runs allocated at most on a GPU.
+    `converged`: the warm-up ended with two runs that agree; `attributed`: the least share of device time that a
+    profiled run gave to operators; `allocator_peak`: bytes that the clocked runs allocated at most on a GPU.
     """
 
     def __init__(self, config: Config, run: Run, device: torch.device, parts: nn.ModuleDict, progress: Advance) -> None:
+        self.converged = False
         self.attributed = 1.0
         self.allocator_peak: int | None = None
         self._device = device
@@ -112,6 +120,7 @@ class Session:
             self._progress("warming up", count, most)
             seconds = sum(self._once().values())
             if count >= self._run.warmup and abs(seconds - before) <= AGREE * seconds:
+                self.converged = True
                 return count
             before = seconds
         return most
@@ -152,18 +161,19 @@ class Session:
     def _attribute(self, busy: float, lost: float) -> None:
         self.attributed = min(self.attributed, busy / (busy + lost) if busy else 0.0)
         if self.attributed < 1 - LOST:
-            raise RuntimeError(f"{1 - self.attributed:.1%} of the device's time belongs to no operator of the walk")
+            missing = f"{1 - self.attributed:.1%} of the device's time belongs to no operator of the walk"
+            raise Unmeasurable(f"{missing}: end other work on the machine and try again; if it stays, {DEFECT}")
 
 
 def _check_same(operators: Sequence[profiler.Executed], calls: Sequence[Call]) -> None:
     for place, (operator, call) in enumerate(zip(operators, calls, strict=False)):
         if operator.name != call.name:
             where = f"{call.stage}: {call.scope}" if call.scope else call.stage
-            raise RuntimeError(f"operator {place} of the run is {operator.name}, of the walk {call.name} ({where})")
+            differ = f"operator {place} of the run is {operator.name}, of the walk {call.name} ({where})"
+            raise Unmeasurable(f"{differ}: {DEFECT}")
     if len(operators) != len(calls):
-        raise RuntimeError(
-            f"the run has {len(operators):,} operators, the walk {len(calls):,}, the first of them equal"
-        )
+        differ = f"the run has {len(operators):,} operators, the walk {len(calls):,}, the first of them equal"
+        raise Unmeasurable(f"{differ}: {DEFECT}")
 
 
 def _as_run(kept: Sequence[tuple[profiler.Executed, Call]], on_gpu: bool) -> Iterator[Call]:

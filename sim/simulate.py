@@ -19,15 +19,17 @@ from minimodels.pipelines import example_input, generate
 from minimodels.run import DTYPES, Run, build
 from minimodels.sim import device as devices
 from minimodels.sim.call import Call, Timing
-from minimodels.sim.cost import predict
-from minimodels.sim.memory import account
-from minimodels.sim.profile import Attention, Op, Profile, Stage
+from minimodels.sim.cost import predict, rate_of
+from minimodels.sim.memory import RESERVE, account
+from minimodels.sim.no_collector import no_collector
+from minimodels.sim.profile import Attention, DeviceRecord, Environment, Op, Profile, RunRecord, Stage
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.trace import Walk
 
 BUCKET = 256  # tokens: a CUDA graph is captured per cache length rounded up to this
 
 
+@no_collector()
 def simulate(config: Config, run: Run | None = None, progress: Advance = silent) -> Profile:
     """The predicted profile of one inference of `config`.
 
@@ -41,24 +43,25 @@ def simulate(config: Config, run: Run | None = None, progress: Advance = silent)
     if run.dtype not in device.datasheet.flops:
         raise ValueError(f"{device.name} has no rate for {run.dtype}; it has {', '.join(device.datasheet.flops)}")
     walk = walk_config(config, run, device, progress)
-    timings = predict(_priced(walk.calls, run), device, run.mode)
+    timings = predict(_bucketed(walk.calls, run), device, run.mode)
     memory, weights = account(walk, run)
-    ops, order = merge(walk.calls, timings)
+    executed = [replace(call, work=timing.work) for call, timing in zip(walk.calls, timings, strict=True)]
+    ops, order = merge(executed, timings)
     return Profile(
         source="simulated",
         config=config.model_dump(mode="json"),
-        run=run.model_dump(mode="json") | config.run.model_dump(mode="json"),
-        environment={"torch": torch.__version__, "python": platform.python_version()},
-        device={
-            "name": device.name,
-            "title": device.title,
-            "memory_bytes": device.datasheet.memory_bytes,
-            "bandwidth": device.datasheet.bandwidth,
-            "peak_flops": device.peak_flops(run.dtype),
-            "provenance": device.constants.provenance,
-        },
+        run=RunRecord.of(run, config.run),
+        environment=Environment.model_validate({"torch": torch.__version__, "python": platform.python_version()}),
+        device=DeviceRecord(
+            name=device.name,
+            title=device.title,
+            memory_bytes=device.datasheet.memory_bytes,
+            bandwidth=device.datasheet.bandwidth,
+            peak_flops=max(device.peak_flops(rate_of(call.work.kernel, run.dtype, device)) for call in walk.calls),
+            provenance=device.constants.provenance,
+        ),
         stages=stages(ops),
-        memory=memory.finish(order, weights, device.datasheet.memory_bytes),
+        memory=memory.finish(order, weights, device.datasheet.memory_bytes, RESERVE),
         ops=tuple(ops),
         calls=tuple(order),
     )
@@ -68,7 +71,7 @@ def walk_config(config: Config, run: Run, device: devices.Device, progress: Adva
     """Walk the pipeline of `config` for a device; loops choose their knots by its predicted times."""
 
     def estimate(calls: Sequence[Call]) -> float:
-        return sum(t.device_seconds + t.gap_seconds for t in predict(_priced(calls, run), device, run.mode))
+        return sum(t.device_seconds + t.gap_seconds for t in predict(_bucketed(calls, run), device, run.mode))
 
     parts = build(config, "meta", DTYPES[run.dtype])
     walk = Walk(parts, estimate=estimate, full=run.full, progress=progress)
@@ -84,54 +87,50 @@ def walk_pipeline(walk: Walk, config: Config, run: Run, target: str) -> None:
         generate(config, walk.parts, tokens)
 
 
-def _priced(calls: Sequence[Call], run: Run) -> list[Call]:
-    """The calls as their kernels run: a CUDA graph reads its whole cache bucket, filled or not."""
+def _bucketed(calls: Sequence[Call], run: Run) -> list[Call]:
+    """The calls with the bytes their kernels read: a CUDA graph reads its whole cache bucket, filled or not."""
     if run.mode != "graph":
         return list(calls)
-    return [_bucketed(call, run.full) if call.growing else call for call in calls]
+    return [_whole_bucket(call, run.full) if call.growing else call for call in calls]
 
 
-def _bucketed(call: Call, exact: bool) -> Call:
+def _whole_bucket(call: Call, exact: bool) -> Call:
     attention, work = call.attention, call.work
-    if attention is None or attention.query_length > 1 or work.kernel not in ("attention", "gemm"):
+    if attention is None or attention.query_length > 1 or work.kernel not in ("attention", "math", "gemm"):
         return call
     # Between two knots the rest of the bucket is uniform: its mean stands for it.
     unused = -attention.key_length % BUCKET if exact else (BUCKET - 1) / 2
     itemsize = torch.empty(0, dtype=DTYPES[call.dtype]).element_size()
-    tensors = 2 if work.kernel == "attention" else 1
+    tensors = 1 if work.kernel == "gemm" else 2
     extra = round(unused * tensors * attention.batch * attention.kv_heads * attention.head_dim * itemsize)
     return replace(call, work=replace(work, bytes_read=work.bytes_read + extra))
 
 
-def merge(calls: Sequence[Call], timings: Sequence[Timing] | None) -> tuple[list[Op], list[int]]:
-    """Ops in order of first appearance, and the calls as indices into them; times are means over the calls."""
+def merge(calls: Sequence[Call], timings: Sequence[Timing]) -> tuple[list[Op], list[int]]:
+    """Ops in order of first appearance, and the calls as indices into them.
+
+    The times of an op are means over its calls, provenance and bound those of its longest call.
+    """
     groups: dict[Any, list[int]] = {}
     for index, call in enumerate(calls):
-        key = (call.stage, call.scope, call.name, call.shapes, call.dtype, call.weight, call.work, call.attention)
+        place = (call.stage, call.scope, call.steps, call.weight)
+        key = (*place, call.name, call.shapes, call.dtype, call.work, call.attention)
         groups.setdefault(key, []).append(index)
     order = [0] * len(calls)
     ops = []
     for number, members in enumerate(groups.values()):
         for index in members:
             order[index] = number
-        ops.append(_op(calls[members[0]], len(members), None if timings is None else [timings[i] for i in members]))
+        ops.append(_op(calls[members[0]], [timings[i] for i in members]))
     return ops, order
 
 
-def _op(call: Call, count: int, timings: list[Timing] | None) -> Op:
-    work = call.work
+def _op(call: Call, timings: Sequence[Timing]) -> Op:
+    work, count = call.work, len(timings)
     attention = None
     if call.attention is not None:
         attention = Attention.model_construct(role=call.role or "self", **asdict(call.attention))
-    times: dict[str, Any] = dict.fromkeys(("device_seconds", "host_seconds", "gap_seconds", "provenance", "bound"))
-    if timings is not None:
-        times = {
-            "device_seconds": sum(t.device_seconds for t in timings) / count,
-            "host_seconds": sum(t.host_seconds for t in timings) / count,
-            "gap_seconds": sum(t.gap_seconds for t in timings) / count,
-            "provenance": timings[0].provenance,
-            "bound": timings[0].bound,
-        }
+    longest = max(timings, key=lambda timing: timing.device_seconds + timing.gap_seconds)
     return Op(
         stage=call.stage,
         scope=call.scope,
@@ -145,8 +144,13 @@ def _op(call: Call, count: int, timings: list[Timing] | None) -> Op:
         bytes_read=work.bytes_read,
         bytes_written=work.bytes_written,
         launches=work.launches,
+        steps=call.steps,
+        device_seconds=sum(t.device_seconds for t in timings) / count,
+        host_seconds=sum(t.host_seconds for t in timings) / count,
+        gap_seconds=sum(t.gap_seconds for t in timings) / count,
+        provenance=longest.provenance,  # type: ignore[arg-type]
+        bound=longest.bound,  # type: ignore[arg-type]
         attention=attention,
-        **times,
     )
 
 
@@ -161,7 +165,7 @@ def stages(ops: Sequence[Op], wall: dict[str, float] | None = None) -> tuple[Sta
         if all(op.device_seconds is not None and op.gap_seconds is not None for op in members):
             seconds = sum(op.weight * (op.device_seconds + op.gap_seconds) for op in members)  # type: ignore[operator]
         launches = sum(op.weight * op.launches for op in members)
-        result.append(
-            Stage(name=name, seconds=seconds, wall_seconds=wall[name] if wall else seconds, launches=launches)
-        )
+        steps = max((op.steps for op in members if op.steps is not None), default=None)
+        clock = wall[name] if wall else seconds
+        result.append(Stage(name=name, seconds=seconds, wall_seconds=clock, launches=launches, steps=steps))
     return tuple(result)

@@ -1,4 +1,4 @@
-"""What the terminal shows: profiles, comparisons, devices and models as rich renderables.
+"""What the terminal shows of profiles: one in full, or several compared, as rich renderables.
 
 Every function returns something for `console().print`. All fit 80 columns; nothing is said by colour
 alone, so that a pipe, a log or NO_COLOR loses nothing.
@@ -7,24 +7,22 @@ alone, so that a pipe, a log or NO_COLOR loses nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
 from rich import box
 from rich.columns import Columns
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from minimodels.sim import sentences, units, views
 from minimodels.sim.profile import Profile
 from minimodels.sim.views import Totals
 
-if TYPE_CHECKING:
-    from minimodels.sim.device import Device
-
 By = Literal["stage", "category", "module"]
+MOVEMENT = "category Memory: operators that only move data (copies, gathers, concatenations)"
+NOISY = 0.1  # of the median: an interquartile range that makes a measured time doubtful
 LETTERS = dict(zip(units.COLOURS, "ACLNEBMXO", strict=True))
 
 
@@ -33,10 +31,10 @@ def console(file: IO[str] | None = None) -> Console:
     return Console(file=file, highlight=False, markup=False, emoji=False)
 
 
-def _table(first: str, *numbers: str) -> Table:
+def table_of(first: str, *numbers: str) -> Table:
     """A table of one column of names and right-aligned columns of numbers."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    table.add_column(first, overflow="fold")
+    table.add_column(first, no_wrap=True)
     for number in numbers:
         table.add_column(number, justify="right", no_wrap=True)
     return table
@@ -75,7 +73,7 @@ def detail(profile: Profile, by: By = "stage") -> Table:
         "module": lambda: _by_time(views.by_module(profile)),
     }[by]()
     memory = ["Peak mem"] if by == "stage" else []
-    table = _table(by.capitalize(), "Time", "Share", "FLOPs", "Bytes", "FLOP/B", *memory)
+    table = table_of(by.capitalize(), "Time", "Share", "FLOPs", "Bytes", "FLOP/B", *memory)
     whole = views.totals(profile.ops)
     for name, part in parts.items():
         peak = ["-" if peaks[name] is None else units.size(peaks[name])] if memory else []
@@ -89,7 +87,7 @@ def categories(profile: Profile) -> Table:
     """Time and share of each category in both readings, side by side."""
     whole = views.totals(profile.ops)
     core, module = (views.by_category(profile, reading) for reading in views.READINGS)
-    table = _table("Category", "Time, core", "Share, core", "Time, module", "Share, module")
+    table = table_of("Category", "Time, core", "Share, core", "Time, module", "Share, module")
     for name in _by_time(module | core):
         cells = [_cells(reading[name], whole)[:2] if name in reading else ["-", "-"] for reading in (core, module)]
         table.add_row(name, *cells[0], *cells[1])
@@ -122,20 +120,22 @@ class Bars:
 
 def _heading(profile: Profile) -> list[str]:
     """What ran, on what, measured or simulated; the settings in force; what a user counts in."""
-    where = f"on {profile.device['title']}"
+    where = f"on {profile.device.title}"
     provenance = views.grouped(profile.ops, lambda op: op.provenance or "unknown")
     kinds = " and ".join(_by_time(provenance))
     how = f"SIMULATED {where} (times: {kinds} constants)" if profile.source == "simulated" else f"measured {where}"
-    first = [key for key in ("device", "attention", "dtype", "batch", "mode") if key in profile.run]
-    settings = {key: profile.run[key] for key in dict.fromkeys([*first, *profile.run])}
+    settings = profile.run.model_dump(exclude_none=True)
+    settings = {
+        key: settings[key] for key in dict.fromkeys(["device", "attention", "dtype", "batch", "mode", *settings])
+    }
     hidden = ("seed", "warmup", "repeats") if profile.source == "simulated" else ()
     shown = ((key.replace("_", " "), value) for key, value in settings.items() if key not in hidden)
-    written = [key if value is True else f"{key} {value}" for key, value in shown if value not in (None, False)]
+    written = [key if value is True else f"{key} {value}" for key, value in shown if value is not False]
     return [f"{profile.config['name']}: {how}", ", ".join(written), "", ", ".join(_headline(profile))]
 
 
 def _headline(profile: Profile) -> Iterable[str]:
-    peak = profile.device.get("bandwidth")
+    peak = profile.device.bandwidth
     for quantity in views.headline(profile):
         value = _at_least(units.written(quantity.value, quantity.unit), not quantity.at_least)
         if quantity.unit == "B/s" and quantity.value is not None and peak:
@@ -145,16 +145,35 @@ def _headline(profile: Profile) -> Iterable[str]:
 
 def fit(profile: Profile) -> str:
     """Whether the run fits the device's memory, and if not, the smallest listed GPU that it fits."""
-    need, have = profile.memory.peak, profile.device.get("memory_bytes")
+    need, have = profile.memory.peak, profile.device.memory_bytes
     if profile.memory.fits is None or have is None:
         return f"needs {units.size(need)}; the memory of the device is unknown"
+    reserve = profile.memory.reserve
+    room = units.size(have) + (f", {units.size(reserve)} of it kept for context and libraries" if reserve else "")
     if profile.memory.fits:
-        return f"fits: needs {units.size(need)} of {units.size(have)}"
-    other = views.smallest_device(need, above=have)
+        return f"fits: needs {units.size(need)} of {room}"
+    other = views.smallest_device(need + reserve, above=have)
     hint = "no listed GPU holds it"
     if other is not None:
         hint = f"the smallest listed GPU that holds it is {other.title} ({units.size(other.datasheet.memory_bytes)})"
-    return f"does not fit: needs {units.size(need)} of {units.size(have)}; {hint}"
+    return f"does not fit: needs {units.size(need)} of {room}; {hint}"
+
+
+def warnings(profile: Profile) -> list[str]:
+    """What makes the times of a measured profile doubtful, and what helps."""
+    made, found = profile.environment, list[str]()
+    if made.converged is False:
+        found.append(
+            f"WARNING: in {made.warmups} warm-up runs no two in a row agreed, so times may drift: "
+            "end other work on the machine, or raise --warmup."
+        )
+    if made.iqr_seconds and made.median_seconds and made.iqr_seconds > NOISY * made.median_seconds:
+        spread = units.percent(made.iqr_seconds / made.median_seconds)
+        found.append(
+            f"WARNING: the interquartile range is {spread} of the median, so times are noisy: "
+            "end other work on the machine, or raise --repeats."
+        )
+    return found
 
 
 def _facts(profile: Profile) -> list[str]:
@@ -175,17 +194,20 @@ def _facts(profile: Profile) -> list[str]:
     for what, names in unknown.items():
         if names:
             lines.append(f"{what}: {', '.join(f'{name} ({units.count(n)} times)' for name, n in names.items())}.")
-    wall, device = views.elapsed(profile), views.totals(profile.ops).seconds
+    wall, device, made = views.elapsed(profile), views.totals(profile.ops).seconds, profile.environment
+    if made.median_seconds is not None:
+        runs = f"median {units.seconds(made.median_seconds)} of {made.repeats} runs"
+        lines.append(f"Wall clock, unprofiled: {runs}, interquartile range {units.seconds(made.iqr_seconds)}.")
     if wall and device and abs(wall - device) > 0.01 * wall:
         lines.append(f"Wall clock, unprofiled: {units.seconds(wall)}; the operators add up to {units.seconds(device)}.")
-    return [*lines, "", " ".join(sentences.sentences(profile))]
+    return [*lines, *warnings(profile), "", " ".join(sentences.sentences(profile))]
 
 
 def profile_summary(profile: Profile, by: By = "stage") -> Group:
     """All that `minibench profile` prints; `by` selects the first table."""
     heading, facts, space = Text("\n".join(_heading(profile))), Text("\n".join(_facts(profile))), Text()
     heading.highlight_regex(r"\A.*", "bold")
-    readings = Text("core: the operator itself; module: all inside an attention block is Attention")
+    readings = Text(f"core: the operator itself; module: all inside an attention block is Attention\n{MOVEMENT}")
     parts = (detail(profile, by), categories(profile), Group(readings, space, Bars(profile)), facts)
     return Group(heading, *(piece for part in parts for piece in (space, part)))
 
@@ -236,64 +258,13 @@ def compare(profiles: Sequence[Profile]) -> Group:
     """Two or more profiles side by side: time, FLOPs, bytes and memory per stage and category, with ratios."""
     texts = units.labels(profiles)
     letters = [chr(ord("A") + i) if i < 26 else f"P{i + 1}" for i in range(len(texts))]
-    table = _table("", *letters)
+    table = table_of("", *letters)
     table.collapse_padding = len(profiles) > 3
     for column in table.columns:
         column.no_wrap = len(profiles) <= 3
     _compared_sums(profiles, table)
-    _compared(table, "Memory", [_memory(profile) for profile in profiles], units.size)
+    _compared(table, "Memory in use", [_memory(profile) for profile in profiles], units.size)
     legend = [f"{letter}  {text}: {fit(p)}" for letter, text, p in zip(letters, texts, profiles, strict=True)]
-    legend.append("Ratios are to A; categories are the operators' own (core).")
+    legend += [f"{letter}  {line}" for letter, p in zip(letters, profiles, strict=True) for line in warnings(p)]
+    legend += ["Ratios are to A; categories are the operators' own (core).", MOVEMENT]
     return Group(Text("\n".join(legend)), Text(), table)
-
-
-def device_list(listed: Iterable[Device]) -> Table:
-    """The GPUs that can be simulated, smallest memory first."""
-    table = _table("Device", "Memory", "Bandwidth", "bfloat16", "float32", "Constants")
-    for d in sorted(listed, key=lambda d: (d.datasheet.memory_bytes, d.name)):
-        sheet = d.datasheet
-        memory = [units.size(sheet.memory_bytes), units.si(sheet.bandwidth, "B/s")]
-        peaks = [units.si(sheet.flops.get("bfloat16"), "FLOP/s"), units.si(sheet.flops.get("float32"), "FLOP/s")]
-        table.add_row(d.name, *memory, *peaks, d.constants.provenance)
-    return table
-
-
-def model_list(models: Iterable[Mapping[str, Any]]) -> Table:
-    """The named architectures: rows of {name, family, params, paper}."""
-    table = _table("Model", "Parameters")
-    table.add_column("Family")
-    table.add_column("Paper", overflow="fold")
-    for model in models:
-        table.add_row(model["name"], units.params(model["params"]), model["family"], model["paper"])
-    return table
-
-
-def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, Any]]]) -> Group:
-    """The parts of an architecture beside the published counts, then the tree of each part's modules.
-
-    record: {name, parts: [{name, params, published, source}], total_params}; trees: by part, the modules
-    inside as [{name, kind, shape, params, repeat, children}], equal neighbours being one with a repeat.
-    """
-    table = _table("Part", "Parameters", "Published", "Off by")
-    table.add_column("Source", overflow="fold")
-    for part in record["parts"]:
-        params, published = part["params"], part["published"]
-        off = f"{100 * (params / published - 1):+.2f} %" if published else "-"
-        table.add_row(part["name"], f"{params:,}", units.params(published) if published else "-", off, part["source"])
-    table.add_section()
-    table.add_row("all", f"{record['total_params']:,}")
-    parts: list[RenderableType] = [Text(record["name"]), Text(), table]
-    for name, children in trees.items():
-        tree = Tree(name, guide_style="dim")
-        _grow(tree, children)
-        parts += [Text(), tree]
-    return Group(*parts)
-
-
-def _grow(tree: Tree, nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Hang `nodes` and all below them on `tree`."""
-    for node in nodes:
-        shape = f" {' x '.join(map(str, node['shape']))}" if node["shape"] else ""
-        repeat = f"{node['repeat']} x " if node["repeat"] > 1 else ""
-        text = Text(f"{repeat}{node['name']}  {node['kind']}{shape}  {units.params(node['params'])}")
-        _grow(tree.add(text), node["children"])

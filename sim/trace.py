@@ -17,14 +17,16 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimodels.kernels.scope import CORE, KV_CACHE, STAGE, TRACER, AttentionCall, label
 from minimodels.sim.call import Call, Work
-from minimodels.sim.formulas import ATTENTION, category, operator, run, tensors_in, work_of
+from minimodels.sim.formulas import ATTENTION, category, operator, run, work_of
 from minimodels.sim.knots import visit
 from minimodels.sim.no_dynamo import no_dynamo
 from minimodels.sim.progress import Advance, silent
+from minimodels.sim.traffic import tensors_in
 
 Estimate = Callable[[Sequence[Call]], float]
 
@@ -64,6 +66,8 @@ class _Memo:
     shapes: tuple[tuple[int, ...], ...]
     dtype: str
     view: bool
+    category: str
+    category_in_core: str
 
 
 class Walk(TorchDispatchMode):
@@ -89,16 +93,17 @@ class Walk(TorchDispatchMode):
         self.calls: list[Call] = []
         self.storages = _Storages(rounding)
         self.parts = parts if parts is not None else nn.ModuleDict()
-        self.part_use: dict[str, set[str]] = {}
-        self._parts = {
-            parameter.untyped_storage()._cdata: name
-            for name, part in self.parts.items()
-            for parameter in (*part.parameters(), *part.buffers())
+        self.weight_use: dict[str, set[str]] = {}
+        self._weights = {
+            weight.untyped_storage()._cdata: name
+            for name, weight in (*self.parts.named_parameters(), *self.parts.named_buffers())
         }
         self._estimate, self._full, self._keep_views, self._memoise = estimate, full, keep_views, memoise
         self._progress = progress
         self._memo: dict[Any, _Memo] = {}
+        self._views: set[int] = set()  # operators that are run unseen
         self._place = Place()
+        self._steps: int | None = None  # iterations of the loops around, multiplied
         self._places: dict[Any, Place] = {}
 
     @classmethod
@@ -119,7 +124,7 @@ class Walk(TorchDispatchMode):
     def hold(self, *inputs: Tensor) -> None:
         """Count tensors made before the walk as alive."""
         for tensor in inputs:
-            self.storages.see(tensor, False)
+            self.storages.see(tensor.untyped_storage(), False)
 
     def scope(self, kind: str, name: str, call: AttentionCall | None) -> AbstractContextManager[object]:
         key = (self._place, kind, name, call)
@@ -130,16 +135,21 @@ class Walk(TorchDispatchMode):
 
     def loop(self, name: str, n: int, growth: str) -> Iterator[int]:
         """The knots of a loop; afterwards its calls stand in step order and carry their weights."""
+        around, self._steps = self._steps, n * (self._steps or 1)
         for count, step in enumerate(visit(self.calls, n, growth, self._estimate, self._full)):
             self._progress(name, count, n if self._full else 0)
             yield step
+        self._steps = around
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        key = _key(func, args, kwargs) if self._memoise else None
-        if func is ATTENTION and key is not None:
-            key = (*key, self._place.core)
-        memo = self._memo.get(key) if key is not None else None
+        if id(func) in self._views:
+            return func(*args, **kwargs)
+        key = _key(func, args, kwargs, self._place.core) if self._memoise else None
+        try:
+            memo = None if key is None else self._memo.get(key)
+        except TypeError:  # an argument cannot be hashed: what decides the result cannot be told
+            memo = key = None
         if memo is not None and memo.outputs is not None:
             if memo.returns == "self":
                 out = args[0]
@@ -178,18 +188,21 @@ class Walk(TorchDispatchMode):
             returns = "self"
         elif any(shared):
             specs, view = None, not func._schema.is_mutable
+            if view and not self._keep_views and _only_views(func):
+                self._views.add(id(func))
         elif not isinstance(out, Tensor):
             returns = "many"
             specs = specs if isinstance(out, tuple) and len(out) == len(outputs) else None
         work = Work("none", 0, 0, 0, 0) if view else work_of(func, args, kwargs, outputs, self._place.core)
         dtype = next((t.dtype for t in (*inputs, *outputs) if t.dtype.is_floating_point), torch.int64)
         shapes = tuple(tuple(t.shape) for t in inputs)
-        return _Memo(work, specs, returns, name, shapes, str(dtype).removeprefix("torch."), view)
+        categories = [category(name, work, in_core) for in_core in (False, True)]
+        return _Memo(work, specs, returns, name, shapes, str(dtype).removeprefix("torch."), view, *categories)
 
     def _record(self, memo: _Memo, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         place, work, storages = self._place, memo.work, self.storages
         reads = tuple([self._storage(tensor, place) for tensor in inputs])
-        writes = tuple([storages.see(tensor, place.in_cache) for tensor in outputs])
+        writes = tuple([storages.see(tensor.untyped_storage(), place.in_cache) for tensor in outputs])
         self.calls.append(
             Call(
                 name=memo.name,
@@ -199,22 +212,23 @@ class Walk(TorchDispatchMode):
                 stage=place.stage,
                 scope=place.path,
                 module=place.module,
-                category=category(memo.name, work, place.core is not None),
+                category=memo.category if place.core is None else memo.category_in_core,
                 role=place.role if place.core is not None else None,
                 attention=place.core,
                 reads=reads,
                 writes=writes,
                 live=storages.live + work.workspace,
+                steps=self._steps,
             )
         )
 
     def _storage(self, tensor: Tensor, place: Place) -> int:
-        address = tensor.untyped_storage()._cdata
-        part = self._parts.get(address)
-        if part is not None:
-            self.part_use.setdefault(place.stage, set()).add(part)
-            return -address  # never freed, never an activation
-        return self.storages.see(tensor, place.in_cache)
+        storage = tensor.untyped_storage()
+        weight = self._weights.get(storage._cdata)
+        if weight is not None:
+            self.weight_use.setdefault(place.stage, set()).add(weight)
+            return -storage._cdata  # never freed, never an activation
+        return self.storages.see(storage, place.in_cache)
 
 
 class _Scope:
@@ -242,9 +256,8 @@ class _Storages:
         self._rounding, self._next = rounding, 0
         self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}
 
-    def see(self, tensor: Tensor, in_cache: bool) -> int:
-        """The number of a tensor's storage, counted from its first sight until it is freed."""
-        storage = tensor.untyped_storage()
+    def see(self, storage: torch.UntypedStorage, in_cache: bool) -> int:
+        """The number of a storage, counted from its first sight until it is freed."""
         address = storage._cdata
         known = self._known.get(address)
         if known is not None:
@@ -266,9 +279,14 @@ class _Storages:
         return self._next
 
 
-def _key(func: Any, args: Any, kwargs: Any) -> Any:
-    """What decides an operator's result on `meta`, or None where that cannot be told."""
-    parts: list[Any] = [func]
+def _only_views(func: torch._ops.OpOverload) -> bool:
+    """Whether an operator never does more than look at its argument; `reshape` and `to` sometimes copy."""
+    return func.is_view and not func.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
+
+
+def _key(func: Any, args: Any, kwargs: Any, core: AttentionCall | None) -> tuple[Any, ...]:
+    """What decides an operator's result on `meta`."""
+    parts: list[Any] = [id(func), core if func is ATTENTION else None]
     for value in args:
         if isinstance(value, Tensor):
             parts.append((value.size(), value.stride(), value.dtype))
@@ -281,9 +299,4 @@ def _key(func: Any, args: Any, kwargs: Any) -> Any:
             parts.append((name, value.size(), value.stride(), value.dtype))
         else:
             parts.append((name, tuple(value) if isinstance(value, list) else (type(value), value)))
-    result = tuple(parts)
-    try:
-        hash(result)
-    except TypeError:
-        return None
-    return result
+    return tuple(parts)

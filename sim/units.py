@@ -129,7 +129,8 @@ def label(key: str, value: object) -> str:
 
 def labels(profiles: Sequence[Profile]) -> list[str]:
     """A name for each profile: the model's, and the facts of the run in which the profiles differ."""
-    rows = [{"name": p.config["name"], **p.run, "device": p.device["title"], "source": p.source} for p in profiles]
+    runs = [p.run.model_dump(exclude_none=True) | {"device": p.device.title, "source": p.source} for p in profiles]
+    rows = [{"name": p.config["name"]} | run for p, run in zip(profiles, runs, strict=True)]
     keys = dict.fromkeys(key for row in rows for key in row)
     differ = [key for key in keys if key == "name" or len({str(row[key]) for row in rows if key in row}) > 1]
     texts = [", ".join(label(key, row[key]) for key in differ if row.get(key) is not None) for row in rows]

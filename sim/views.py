@@ -21,12 +21,12 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from minimodels.sim.flops import Exact, exact, executed_flops, model_flops
 from minimodels.sim.profile import CATEGORIES, Attention, Op, Profile
 
 if TYPE_CHECKING:
     from minimodels.sim.device import Device
 
-Exact = int | Fraction
 Reading = Literal["core", "module"]
 READINGS: tuple[Reading, ...] = ("core", "module")
 OUTSIDE = "(outside any)"
@@ -35,10 +35,14 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over some operators; bytes are read plus written, `untimed` and `unmodelled` count operators."""
+    """Sums over some operators; bytes are read plus written, `untimed` and `unmodelled` count operators.
+
+    `known_flops` and `executed_flops` differ by what a causal mask hides, see `flops`.
+    """
 
     known_seconds: float
     known_flops: Exact
+    executed_flops: Exact
     bytes: Exact
     launches: Exact
     untimed: int
@@ -80,11 +84,6 @@ class Quantity:
     at_least: bool = False
 
 
-def exact(value: Exact) -> Exact:
-    """`value` as an int where it is whole."""
-    return int(value) if value == int(value) else value
-
-
 @cache
 def _rational(weight: float) -> Fraction:
     """The loop weight that was written as a float: 1024/3, not its nearest binary fraction."""
@@ -103,24 +102,27 @@ def place(op: Op) -> str:
     return "/".join(part for part in (op.stage, op.scope) if part)
 
 
+def _sum(ops: Iterable[Op], number: Callable[[Op], Exact]) -> Exact:
+    """The exact sum of a number of one execution over all executions."""
+    sums: dict[float, Exact] = {}
+    for op in ops:
+        sums[op.weight] = sums.get(op.weight, 0) + number(op)
+    return exact(sum((_rational(weight) * value for weight, value in sums.items()), Fraction(0)))
+
+
 def totals(ops: Iterable[Op]) -> Totals:
     """The sums over `ops`."""
-    sums: dict[float, list[int]] = {}
-    seconds: list[float] = []
-    untimed = unmodelled = 0
-    for op in ops:
-        row = sums.setdefault(op.weight, [0, 0, 0])
-        row[0] += op.flops or 0
-        row[1] += op.bytes_read + op.bytes_written
-        row[2] += op.launches
-        time = op_seconds(op)
-        untimed += time is None
-        unmodelled += op.flops is None
-        seconds.append(time or 0.0)
-    flops, size, launches = (
-        exact(sum((_rational(weight) * row[i] for weight, row in sums.items()), Fraction(0))) for i in range(3)
+    ops = tuple(ops)
+    seconds = [op_seconds(op) for op in ops]
+    return Totals(
+        known_seconds=math.fsum(time for time in seconds if time is not None),
+        known_flops=_sum(ops, lambda op: op.flops or 0),
+        executed_flops=_sum(ops, executed_flops),
+        bytes=_sum(ops, lambda op: op.bytes_read + op.bytes_written),
+        launches=_sum(ops, lambda op: op.launches),
+        untimed=sum(time is None for time in seconds),
+        unmodelled=sum(op.flops is None for op in ops),
     )
-    return Totals(math.fsum(seconds), flops, size, launches, untimed, unmodelled)
 
 
 def grouped(ops: Iterable[Op], key: Callable[[Op], K]) -> dict[K, Totals]:
@@ -147,6 +149,13 @@ def by_category(profile: Profile, reading: Reading = "core", stage: str | None =
     """The sums of each category that occurs (in one stage, or in all), in the fixed order of the categories."""
     found = grouped((op for op in profile.ops if stage in (None, op.stage)), lambda op: category(op, reading))
     return {name: found[name] for name in CATEGORIES if name in found}
+
+
+def by_filter(profile: Profile) -> dict[str, Totals]:
+    """The sums of the convolutions by the size of their filters, such as "1x1" and "3x3"; most time first."""
+    convolutions = (op for op in profile.ops if op.category == "Convolution" and len(op.shapes) > 1)
+    found = grouped(convolutions, lambda op: "x".join(map(str, op.shapes[1][2:])))
+    return dict(sorted(found.items(), key=lambda item: -item[1].known_seconds))
 
 
 def by_module(profile: Profile) -> dict[str, Totals]:
@@ -254,9 +263,9 @@ def named(ops: Iterable[Op]) -> dict[str, Exact]:
 
 
 def mfu(profile: Profile) -> float | None:
-    """Model FLOPs utilisation: known FLOPs over what the device's peak gives in the same time."""
-    seconds, peak = elapsed(profile), profile.device.get("peak_flops")
-    return float(totals(profile.ops).known_flops) / (seconds * peak) if seconds and peak else None
+    """Model FLOPs utilisation: FLOPs the model asks for over what the device's peak gives in the same time."""
+    seconds, peak = elapsed(profile), profile.device.peak_flops
+    return float(_sum(profile.ops, model_flops)) / (seconds * peak) if seconds and peak else None
 
 
 def bandwidth(profile: Profile) -> float | None:
@@ -267,16 +276,16 @@ def bandwidth(profile: Profile) -> float | None:
 
 def headline(profile: Profile) -> list[Quantity]:
     """What a user of such a model counts in, then utilisation and bandwidth."""
-    batch, whole = profile.run["batch"], totals(profile.ops)
+    batch, whole = profile.run.batch, totals(profile.ops)
     utilisation = Quantity("MFU", mfu(profile), "1", at_least=whole.flops is None)
     rates = [utilisation, Quantity("achieved bandwidth", bandwidth(profile), "B/s")]
     seconds = elapsed(profile)
     if profile.config["kind"] == "language-model":
         prefill, decode = elapsed(profile, "prefill"), elapsed(profile, "decode")
-        rate = batch * (profile.run["gen_len"] - 1) / decode if decode else None  # prefill yields the first token
-        steps = [Quantity("decode", rate, "tokens/s")] if profile.run["gen_len"] > 1 else []
+        later = (profile.run.gen_len or 1) - 1  # prefill yields the first token
+        steps = [Quantity("decode", batch * later / decode if decode else None, "tokens/s")] if later else []
         return [Quantity("prefill", prefill, "s"), *steps, *rates]
     each = None if seconds is None else seconds / batch
-    video = "video" in profile.config["kind"] or (profile.run.get("frames") or 1) > 1
+    video = "video" in profile.config["kind"] or (profile.run.frames or 1) > 1
     kind = Quantity("time per video", each, "s/video") if video else Quantity("time per image", each, "s/image")
     return [kind, *rates]

@@ -312,3 +312,21 @@ def test_an_unknown_backend_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=message), attention_backend("flsh"):
         pass
     assert module._choice is before
+
+
+@pytest.mark.parametrize("backend", ("baseline", "sdpa"))
+@pytest.mark.parametrize(
+    ("q", "k", "v", "causal", "message"),
+    (
+        ((1, 2, 5, 8), (1, 2, 3, 8), (1, 2, 3, 8), True, "a key for every query, not 5 queries and 3 keys"),
+        ((1, 5, 3, 8), (1, 2, 3, 8), (1, 2, 3, 8), False, "multiple of kv_heads, not 5 and 2"),
+        ((1, 2, 3, 8), (1, 2, 3, 8), (1, 2, 3, 6), False, "keys and values have one shape"),
+        ((1, 2, 3, 8), (1, 2, 3, 6), (1, 2, 3, 6), False, "same batch and head_dim"),
+        ((1, 2, 3, 8), (2, 2, 3, 8), (2, 2, 3, 8), False, "same batch and head_dim"),
+    ),
+)
+def test_shapes_that_do_not_fit_are_named(
+    backend: str, q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], causal: bool, message: str
+) -> None:
+    with attention_backend(backend), pytest.raises(ValueError, match=message):
+        attention(torch.randn(q), torch.randn(k), torch.randn(v), causal=causal)

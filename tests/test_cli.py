@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,8 +52,9 @@ def test_show_counts_a_part_once_beside_its_published_count() -> None:
         "name": "transformer",
         "params": 20_540_313_600,
         "published": 20_000_000_000,
-        "source": "Parti, Table 1",
+        "source": record["parts"][0]["source"],
     }
+    assert record["parts"][0]["source"].startswith("Parti, Table 1")
     assert "20,540,313,600" in run("show", "parti-20b").stdout
 
 
@@ -101,6 +102,10 @@ def test_help_names_every_choice_the_library_takes() -> None:
         assert name in text
 
 
+def test_help_says_which_modes_are_simulated_only() -> None:
+    assert "graph and compiled are simulated only" in " ".join(run("profile", "--help").stdout.split())
+
+
 BAD = {
     "near names": (["profile", "parti-2b"], "parti-20b"),
     "nothing near": (["profile", "zzzzzz"], "known: "),
@@ -111,6 +116,7 @@ BAD = {
     "pinned": (["profile", "parti-tiny", "--device", "h200", "--attention", "flash!", "--dtype", "float32"], "float32"),
     "backend": (["profile", "parti-tiny", "--attention", "quick"], "flash"),
     "mode": (["profile", "parti-tiny", "--mode", "fast"], "compiled"),
+    "mode here": (["profile", "parti-tiny", "--device", "cpu", "--mode", "graph"], "--device a100-80gb"),
     "batch zero": (["profile", "parti-tiny", "--batch", "0"], "greater"),
     "batch huge": (["profile", "parti-tiny", "--batch", "1" + 21 * "0"], "less"),
     "no such length": (["profile", "parti-tiny", "--gen-len", "3"], "no such length"),
@@ -127,6 +133,9 @@ BAD = {
     "unwritable": (["profile", "parti-tiny", "--out", "/proc/none/x.json"], "cannot write"),
     "compare one": (["compare", "x.json"], "two profiles"),
     "truth missing": (["validate", "none.csv"], "No such file"),
+    "one path": (["profile", "parti-tiny", "--out", "x.png", "--plot", "./x.png"], "named twice"),
+    "its own config": (["profile", "x.toml", "--out", "x.toml"], "named twice"),
+    "plot over input": (["plot", "breakdown", "x.png", "--out", "x.png"], "named twice"),
 }
 
 
@@ -134,6 +143,34 @@ BAD = {
 def test_bad_input_is_one_message_and_exit_2(case: str) -> None:
     arguments, said = BAD[case]
     assert said in fails(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [("0,ms,1", "row a: value '0'"), ("1,ms,many", "row a: batch 'many'"), ("1,ms", "row a: it has more or fewer")],
+)
+def test_a_wrong_truth_table_is_one_message_with_file_and_row(tmp_path: Path, cells: str, said: str) -> None:
+    header = "id,model,phase_or_kernel,gpu,dtype,shape_or_settings,metric,source,value,unit,batch"
+    path = tmp_path / "truth.csv"
+    path.write_text(f"{header}\na,m,prefill,g,fp16,s,m,s,{cells}\n")
+    assert f"truth.csv: {said}" in fails("validate", str(path))
+
+
+def test_what_cannot_be_measured_rightly_is_a_message_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minimodels.sim.session.LOST", -1.0)  # no share of attributed time is enough
+    result = run("profile", "llama-tiny", "--device", "cpu", "--warmup", "0", "--repeats", "1")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("Error: cannot measure ")
+    assert "end other work on the machine" in result.stderr and "defect in minimodels" in result.stderr
+
+
+def test_progress_is_plain_lines_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minimodels.sim.progress.INTERVAL", 0.0)
+    result = run("profile", "parti-tiny", "--device", "h200", "--full", "--json")
+    lines = result.stderr.splitlines()
+    assert any(re.fullmatch(r"Parti.*: decode \d+ of \d+", line) for line in lines), lines
+    assert "\x1b" not in result.stderr
+    Profile.from_json(result.stdout)  # nothing of it on stdout
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1, 2", b"\x00\xff\x80", b'{"schema": 2}'])
@@ -168,7 +205,9 @@ def test_what_does_not_fit_is_simulated_and_says_what_would() -> None:
     result = run("profile", "llama2-70b", "--device", "a100-80gb", "--gen-len", "2")
     assert result.exit_code == 0
     text = " ".join(result.stdout.split())
-    assert "does not fit: needs 139 GB of 80 GB" in text  # 138 GB of weights, and what the prompt takes
+    assert (
+        "does not fit: needs 139 GB of 85.0 GB, 700 MB of it kept" in text
+    )  # 138 GB of weights, and what the prompt takes
     assert "smallest listed GPU that holds it is NVIDIA H200" in text
 
 
@@ -178,12 +217,14 @@ def test_an_interrupt_leaves_no_file_and_one_line(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(6)  # past the imports, into a walk of 1,024 steps that takes longer than this
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("Parti 20B: decode "), "past the imports, into a walk of 1,024 steps"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert len(errors.strip().splitlines()) == 1
+    *progress, said = errors.strip().splitlines()
+    assert said.startswith("Interrupted") and all(line.startswith("Parti 20B: ") for line in progress), errors
     assert list(tmp_path.iterdir()) == []
 
 

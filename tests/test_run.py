@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from math import prod
 from typing import Any
 
 import pytest
@@ -15,15 +16,21 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimodels import loader
+from minimodels.autoencoder_config import CVivitDecoder, KlDecoder, VqDecoder
 from minimodels.blocks import RotaryTable
 from minimodels.config import ConvUpscaler, DecoderOnly, EncoderDecoder, Part, TextEncoder, VitDecoder
-from minimodels.diffusion_config import KlDecoder, LatentDiffusion, UNet
+from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion
 from minimodels.kernels.attention import attention_backend
 from minimodels.kernels.scope import label
 from minimodels.loader import load
+from minimodels.masked import MaskedTransformer
 from minimodels.pipelines import example_input, generate
 from minimodels.run import Growth, build, parameters, scope, steps
+from minimodels.token_config import MaskedTransformer as MaskedTransformerConfig
+from minimodels.token_config import UVit as UVitConfig
 from minimodels.transformer import Cache, Decoder, TextToTokens
+from minimodels.unet_config import EfficientUNet, Prior, UNet
+from minimodels.uvit import UVit
 
 TINY = [name for name in loader.names() if name.endswith("-tiny")]
 CACHED = [
@@ -44,18 +51,21 @@ def test_there_are_tiny_configs() -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_seed_decides_every_weight(name: str) -> None:
-    first, again, other = (dict(build(load(name), seed=seed).named_parameters()) for seed in (1, 1, 2))
+    built = [build(load(name), seed=seed) for seed in (1, 1, 2)]
+    first, again, other = (dict(parts.named_parameters()) for parts in built)
     for key, parameter in first.items():
+        module = built[0].get_submodule(key.rpartition(".")[0])
         assert torch.equal(parameter, again[key]), key
         if parameter.dim() > 1:
             assert not torch.equal(parameter, other[key]), key
-            assert 0.8 < parameter.std() * scale(key, parameter) < 1.2, key  # 7 samples deviate most: 3 sigma are 0.2
+            spread = 4 / math.sqrt(2 * parameter.numel())  # of the deviation of so many samples: 4 sigma
+            assert abs(parameter.std() * scale(module, key, parameter) - 1) < spread, key
 
 
-def scale(key: str, parameter: Tensor) -> float:
-    """What brings the weights of a layer to one: the root of its fan-in; embeddings are of order one."""
-    embedding = "embedding" in key or "positions" in key or "codebook" in key
-    return 1.0 if embedding else math.sqrt(parameter[0].numel())
+def scale(module: nn.Module, key: str, parameter: Tensor) -> float:
+    """What brings the weights of a layer to one: the root of its fan-in; vectors that are looked up have it."""
+    looked_up = isinstance(module, nn.Embedding) or not key.endswith("weight")
+    return 1.0 if looked_up else math.sqrt(parameter[0].numel())
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -90,7 +100,7 @@ def test_activations_are_finite_and_of_order_one(name: str, dtype: torch.dtype) 
         size = torch.stack(sizes)
         assert size.isfinite().all(), key
         # Sampling divides by the signal left at the first step, 1/14, and a latent by its scale, 1/5.
-        most = 100 if isinstance(config, LatentDiffusion) else 10
+        most = 100 if isinstance(config, LatentDiffusion | CascadedDiffusion | CascadedVideo) else 10
         assert 0.05 < size.min() and size.max() < most, (key, size)
 
 
@@ -176,16 +186,78 @@ def arguments(part: Part) -> tuple[Tensor, ...]:
         return (torch.randn(1, 3, 9, 11, generator=generator),)
     if isinstance(part, TextEncoder):
         return (tokens(part.vocab, part.text_len),)
+    if isinstance(part, MaskedTransformerConfig):
+        text = torch.randn(3, 5, part.text_dim, generator=generator)
+        low = [tokens(part.condition_vocab, prod(part.condition_axes))] if part.condition_vocab else []
+        return (tokens(part.vocab + 1, part.tokens), text, *low)
+    if isinstance(part, UVitConfig):
+        grid = torch.randint(part.vocab, (2, 4, 6), generator=generator)
+        text = torch.randn(2, 5, part.text_dim, generator=generator)
+        pooled = torch.randn(2, part.vector.pooled_dim, generator=generator)
+        return grid, text, pooled, 100 * torch.rand(2, part.vector.numbers, generator=generator)
     if isinstance(part, KlDecoder):
         return (torch.randn(2, part.latent_channels, 5, 7, generator=generator),)
-    if isinstance(part, UNet):
+    if isinstance(part, VqDecoder):
+        return (torch.randint(part.codebook_size, (2, 5, 7), generator=generator),)
+    if isinstance(part, CVivitDecoder):
+        return (torch.randint(part.codebook_size, (2, part.max_frames, part.grid, part.grid), generator=generator),)
+    if isinstance(part, Prior):
+        text = torch.randn(2, part.text_len, part.text_dim, generator=generator)
+        own, other = torch.randn(2, 2, part.embedding_dim, generator=generator)
+        return own, torch.tensor([3, 901]), text, other
+    if isinstance(part, EfficientUNet):
         side = 3 * part.shrinks
         x = torch.randn(2, part.in_channels, side, side, generator=generator)
-        return x, torch.tensor([3, 901]), torch.randn(2, 5, part.text_dim or part.context_dim, generator=generator)
+        return x, torch.tensor([3, 901]), torch.randn(2, 5, part.text_dim, generator=generator)
+    if isinstance(part, UNet):
+        side = 3 * part.shrinks
+        frames = (3,) if part.temporal else ()
+        x = torch.randn(2, part.in_channels, *frames, side, side, generator=generator)
+        width = None if part.image_tokens else part.text_dim or part.context_dim
+        context = torch.randn(2, 5, width, generator=generator) if width else None
+        return x, torch.tensor([3, 901]), context
     raise AssertionError(f"say here what {type(part).__name__} takes")
 
 
-SLOW_TO_COMPILE = ("unet",)  # half a minute each: make test-all has them
+def named_arguments(part: Part) -> dict[str, Tensor]:
+    """What else a denoiser is told, by name."""
+    generator = torch.Generator().manual_seed(8)
+    if isinstance(part, EfficientUNet):
+        return {"noise_level": torch.tensor([5, 70])}
+    told: dict[str, Tensor] = {}
+    if isinstance(part, UNet):
+        if part.second_context_dim:
+            told["second_context"] = torch.randn(2, 4, part.second_context_dim, generator=generator)
+        if part.vector:
+            told["vector"] = torch.randn(2, part.vector.dim, generator=generator)
+        if part.image_tokens:
+            told["image"] = torch.randn(2, part.image_tokens.dim, generator=generator)
+        if part.noise_level:
+            told["noise_level"] = torch.tensor([5, 70])
+        if part.frame_rate:
+            told["frame_rate"] = torch.tensor([4.0, 8.0])
+    return told
+
+
+def call(module: nn.Module, part: Part) -> Callable[..., Tensor]:
+    """The module as a function of what `arguments` gives; a masked transformer makes its own keys and values."""
+    told = named_arguments(part)
+    if not isinstance(module, MaskedTransformer | UVit):
+        return lambda *inputs: module(*inputs, **told)
+
+    def masked(tokens: Tensor, *told: Tensor) -> Tensor:
+        return module(tokens, module.context(*told))
+
+    return masked
+
+
+SLOW_TO_COMPILE = (
+    "unet",
+    "super_resolution_1",
+    "super_resolution_2",
+    "interpolation",
+    "decoder",
+)  # half a minute each: make test-all has them
 PARTS = [
     pytest.param(name, key, id=f"{name}, {key}", marks=pytest.mark.slow if key in SLOW_TO_COMPILE else ())
     for name in TINY
@@ -206,9 +278,10 @@ def compiled(function: Any) -> tuple[Any, CompileCounterWithBackend]:
 @pytest.mark.parametrize(("name", "key"), PARTS)
 def test_every_tiny_part_compiles_whole_and_equals_eager(name: str, key: str) -> None:
     config = load(name)
-    module, inputs = build(config)[key], arguments(dict(config.parts())[key])
-    function, counter = compiled(module)
-    torch.testing.assert_close(function(*inputs), module(*inputs), atol=FLOAT32, rtol=0)
+    part, module = dict(config.parts())[key], build(config)[key]
+    inputs, plain = arguments(part), call(module, part)
+    function, counter = compiled(plain)
+    torch.testing.assert_close(function(*inputs), plain(*inputs), atol=FLOAT32, rtol=0)
     assert counter.frame_count == 1
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from minimodels.config import Part
+from minimodels.weights import from_pretrained
+
 M = TypeVar("M", bound=nn.Module)
 
 
 class ExactNorm(nn.Module):
-    """RMSNorm in the dtype of its input; transformers' computes in float32 even where that is float64."""
+    """RMSNorm in the dtype of its input; theirs computes in float32 even where that is float64."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
-        self.weight, self.eps = norm.weight, norm.variance_epsilon
+        self.weight = norm.weight
+        self.eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
@@ -50,3 +55,14 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
     assert expected.std() > 0.1, "values must differ for the comparison to mean anything"
     allowed = 1e-9 * expected.abs().max() if expected.dtype == torch.float64 else 1e-4
     assert (found - expected).abs().max() <= allowed
+
+
+def reread(theirs: Any, folder: Path) -> Any:
+    """Our module with the weights that the peer's own library wrote to a directory."""
+    theirs.save_pretrained(folder)
+    return from_pretrained(folder)
+
+
+def without_count(part: Part) -> Part:
+    """A part as its sizes alone say, for comparison."""
+    return part.model_copy(update={"published": None})

@@ -1,62 +1,27 @@
-"""The UNet of Stable Diffusion and its KL decoder equal diffusers' with the same random weights."""
+"""The UNets of Stable Diffusion, SDXL and DeepFloyd IF, read from a directory of diffusers, equal diffusers' own."""
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from minimodels.autoencoder import KlDecoder
-from minimodels.diffusion_config import KlDecoder as KlDecoderConfig
-from minimodels.diffusion_config import UNet as UNetConfig
-from minimodels.unet import UNet
-from tests.parity.peers import assert_close, randomise
+from minimodels.diffusion_config import LatentDiffusion
+from minimodels.loader import load
+from minimodels.parts import make
+from minimodels.peer_unet import PEERS
+from minimodels.run import parameters
+from minimodels.unet_blocks import timestep_features
+from tests.parity.peers import assert_close, randomise, reread, without_count
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.parity
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
-RENAMED = (
-    (r"^text\.", "encoder_hid_proj."),
-    (r"^pooling\.norm_in", "add_embedding.norm1"),
-    (r"^pooling\.norm_out", "add_embedding.norm2"),
-    (r"^pooling\.position", "add_embedding.pool.positional_embedding"),
-    (r"^pooling\.to_(q|k|v)", r"add_embedding.pool.\1_proj"),
-    (r"^pooling\.project", "add_embedding.proj"),
-    (r"\.text_(k|v)\.", r".add_\1_proj."),
-    (r"\.attention\.to_", ".to_"),
-    (r"^time\.0", "time_embedding.linear_1"),
-    (r"^time\.2", "time_embedding.linear_2"),
-    (r"^enter\.", "conv_in."),
-    (r"^leave\.", "conv_out."),
-    (r"^norm\.", "conv_norm_out."),
-    (r"^middle_in", "mid_block.resnets.0"),
-    (r"^middle_out", "mid_block.resnets.1"),
-    (r"^middle_attention", "mid_block.attentions.0"),
-    (r"^(down|up)\.(\d)", r"\1_blocks.\2"),
-    (r"res_blocks", "resnets"),
-    (r"down_blocks\.(\d)\.resample", r"down_blocks.\1.downsamplers.0"),
-    (r"up_blocks\.(\d)\.resample", r"up_blocks.\1.upsamplers.0"),
-    (r"\.blocks\.", ".transformer_blocks."),
-    (r"\.norm_in\.", ".norm1."),
-    (r"\.conv_in\.", ".conv1."),
-    (r"\.from_time\.", ".time_emb_proj."),
-    (r"\.norm_out\.", ".norm2."),
-    (r"\.conv_out\.", ".conv2."),
-    (r"\.shortcut\.", ".conv_shortcut."),
-    (r"\.enter\.", ".proj_in."),
-    (r"\.leave\.", ".proj_out."),
-    (r"\.self_norm\.", ".norm1."),
-    (r"\.cross_norm\.", ".norm2."),
-    (r"\.ff_norm\.", ".norm3."),
-    (r"\.self_attention\.", ".attn1."),
-    (r"\.cross_attention\.", ".attn2."),
-    (r"\.to_out\.", ".to_out.0."),
-    (r"feed_forward\.up", "ff.net.0.proj"),
-    (r"feed_forward\.down", "ff.net.2"),
-)
+BATCH, HEIGHT, WIDTH, TEXT_LEN = 2, 8, 12, 7
 
 
 class ExactPooling(nn.Module):
@@ -78,116 +43,156 @@ class ExactPooling(nn.Module):
         return (weight @ v).transpose(1, 2).flatten(1)
 
 
-def their_name(name: str) -> str:
-    for pattern, replacement in RENAMED:
-        name = re.sub(pattern, replacement, name)
-    return name
+def blocks(kinds: str, plain: str = "", attending: str = "CrossAttn") -> dict[str, Any]:
+    """Kinds of block, one letter per level: "x" attends, "-" does not."""
+    down = [f"{attending}DownBlock2D" if kind == "x" else f"{plain}DownBlock2D" for kind in kinds]
+    up = [name.replace("Down", "Up", 1) for name in reversed(down)]
+    return {"down_block_types": tuple(down), "up_block_types": tuple(up)}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("projection", ["conv", "linear"])
-def test_unet_equals_that_of_diffusers(projection: str, dtype: torch.dtype) -> None:
-    attention = {"kind": "transformer", "depth": 1, "num_heads": 3}
-    config = UNetConfig.model_validate({
-        "kind": "unet", "in_channels": 4, "out_channels": 4, "time_dim": 96, "context_dim": 22, "activation": "silu",
-        "scale_shift": False, "resample": "conv", "projection": projection, "norm_groups": 4, "norm_eps": 1e-5,
-        "levels": [{"channels": 24, "res_blocks": 2, "attention": attention}, {"channels": 48, "res_blocks": 2}],
-        "middle": attention,
-    })  # fmt: skip
-    ours = randomise(UNet(config)).to(dtype).eval()
-    theirs = diffusers.UNet2DConditionModel(
-        block_out_channels=(24, 48),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=3,
-        cross_attention_dim=22,
-        layers_per_block=2,
-        norm_num_groups=4,
-        use_linear_projection=projection == "linear",
-    )
-    theirs = theirs.to(dtype).eval()
-    theirs.load_state_dict({their_name(name): value for name, value in ours.state_dict().items()})
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(2, 4, 6, 10, generator=generator).to(dtype)
-    context, timestep = torch.randn(2, 7, 22, generator=generator).to(dtype), torch.tensor([3, 901])
+def draw(*shape: int, dtype: torch.dtype, seed: int = 3) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+LATENT: dict[str, dict[str, Any]] = {
+    "Stable Diffusion 1": {"attention_head_dim": 3, **blocks("xx-")},
+    "Stable Diffusion 2": {"attention_head_dim": (2, 3, 4), "use_linear_projection": True, **blocks("xx-")},
+    "one residual block": {"attention_head_dim": 1, "layers_per_block": 1, "act_fn": "gelu", **blocks("-x-")},
+    "blocks and depths that differ": {
+        "layers_per_block": (1, 3, 2), "transformer_layers_per_block": (1, 2, 3), "attention_head_dim": (1, 3, 2),
+        "in_channels": 9, "norm_eps": 1e-3, "time_embedding_dim": 40, **blocks("x-x"),
+    },
+}  # fmt: skip
+
+
+@DTYPES
+@pytest.mark.parametrize("form", LATENT.values(), ids=LATENT.keys())
+def test_a_unet_with_cross_attention_equals_that_of_diffusers(
+    form: dict[str, Any], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    sizes = {"block_out_channels": (12, 24, 48), "cross_attention_dim": 22, "norm_num_groups": 4}
+    theirs = randomise(diffusers.UNet2DConditionModel(**sizes | form)).to(dtype)
+    ours = reread(theirs, tmp_path)
+    x = draw(BATCH, form.get("in_channels", 4), HEIGHT, WIDTH, dtype=dtype)
+    context, timestep = draw(BATCH, TEXT_LEN, 22, dtype=dtype, seed=4), torch.tensor([3, 901])
     with torch.inference_mode():
         assert_close(ours(x, timestep, context), theirs(x, timestep, context).sample)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_unet_with_appended_text_equals_that_of_deepfloyd_if(dtype: torch.dtype) -> None:
-    """Imagen's form: text among the keys, pooled text, scale and shift, resampling inside residual blocks."""
-    config = UNetConfig.model_validate({
-        "kind": "unet", "in_channels": 3, "out_channels": 6, "time_dim": 40, "context_dim": 48, "text_dim": 20,
-        "pooling": {"num_heads": 5}, "activation": "gelu", "scale_shift": True, "resample": "res_block",
-        "projection": "linear", "norm_groups": 4, "norm_eps": 1e-5,
-        "levels": [
-            {"channels": 24, "res_blocks": 2},
-            {"channels": 48, "res_blocks": 2, "attention": {"kind": "appended", "num_heads": 6}},
-        ],
-        "middle": {"kind": "appended", "num_heads": 6},
-    })  # fmt: skip
-    ours = randomise(UNet(config)).to(dtype)
+@DTYPES
+@pytest.mark.parametrize("numbers", [6, 5], ids=["base", "refiner"])
+def test_a_unet_told_pooled_text_and_sizes_equals_that_of_diffusers(
+    numbers: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """SDXL: six numbers, to the refiner five, each as sines and cosines beside the pooled text."""
+    pooled_dim, number_dim = 22, 10
     theirs = diffusers.UNet2DConditionModel(
-        in_channels=3,
-        out_channels=6,
-        block_out_channels=(24, 48),
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        layers_per_block=2,
-        attention_head_dim=8,
-        cross_attention_dim=48,
-        encoder_hid_dim=20,
-        encoder_hid_dim_type="text_proj",
-        addition_embed_type="text",
-        addition_embed_type_num_heads=5,
-        norm_num_groups=4,
-        act_fn="gelu",
-        time_embedding_dim=40,
-        time_embedding_act_fn="gelu",
-        resnet_time_scale_shift="scale_shift",
-        resnet_skip_time_act=True,
-    )
-    theirs = theirs.to(dtype).eval()
-    state = {their_name(name): value for name, value in ours.state_dict().items()}
-    state = {re.sub(r"(attentions\.\d)\.norm\.", r"\1.group_norm.", name): value for name, value in state.items()}
-    theirs.load_state_dict(state)
+        block_out_channels=(12, 24, 48), cross_attention_dim=22 if numbers == 5 else 34, norm_num_groups=4,
+        attention_head_dim=(1, 3, 4), transformer_layers_per_block=(1, 2, 3), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=number_dim,
+        projection_class_embeddings_input_dim=pooled_dim + numbers * number_dim, **blocks("-xx"),
+    )  # fmt: skip
+    theirs = randomise(theirs).to(dtype)
+    ours = reread(theirs, tmp_path)
+    assert ours.config.vector.model_dump() == {"pooled_dim": 22, "numbers": numbers, "number_dim": number_dim}
+    x, timestep = draw(BATCH, 4, HEIGHT, WIDTH, dtype=dtype), torch.tensor([3, 901])
+    context = draw(BATCH, TEXT_LEN, ours.config.context_dim, dtype=dtype, seed=4)
+    pooled = draw(BATCH, pooled_dim, dtype=dtype, seed=5)
+    told = torch.arange(BATCH * numbers).reshape(BATCH, numbers) * 31.0
+    vector = torch.cat([pooled, timestep_features(told.flatten(), number_dim).to(dtype).reshape(BATCH, -1)], dim=-1)
+    with torch.inference_mode():
+        added = {"text_embeds": pooled, "time_ids": told}
+        expected = theirs(x, timestep, context, added_cond_kwargs=added).sample
+        assert_close(ours(x, timestep, context, vector=vector), expected)
+
+
+PIXEL: dict[str, dict[str, Any]] = {
+    "without norm of the text": {"out_channels": 6},
+    "first stage": {"cross_attention_norm": "group_norm", "attention_head_dim": 4, "time_embedding_dim": 40},
+    "second stage": {
+        "in_channels": 6, "class_embed_type": "timestep", "cross_attention_norm": "group_norm",
+        "only_cross_attention": True, "resnet_out_scale_factor": 1 / 0.7071, "mid_block_scale_factor": 1 / 0.7071,
+        "resnet_skip_time_act": True, "time_embedding_act_fn": "gelu", "layers_per_block": (1, 3, 2),
+    },
+    "told the noise level, and adding the time": {
+        "in_channels": 6, "class_embed_type": "timestep", "resnet_time_scale_shift": "default", "act_fn": "silu",
+    },
+    "of one width with its text": {"encoder_hid_dim": None},
+}  # fmt: skip
+
+
+@DTYPES
+@pytest.mark.parametrize("form", PIXEL.values(), ids=PIXEL.keys())
+def test_a_unet_with_appended_text_equals_that_of_diffusers(
+    form: dict[str, Any], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """DeepFloyd IF: text among the keys, pooled text, scale and shift, resampling inside residual blocks."""
+    sizes: dict[str, Any] = {
+        "in_channels": 3, "out_channels": 3, "block_out_channels": (12, 24, 48), "layers_per_block": 2,
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "attention_head_dim": 8, "cross_attention_dim": 32,
+        "encoder_hid_dim": 20, "addition_embed_type": "text", "addition_embed_type_num_heads": 4,
+        "norm_num_groups": 4, "act_fn": "gelu", "resnet_time_scale_shift": "scale_shift",
+        **{name: tuple(kind.replace("ResnetDown", "ResnetDownsample").replace("ResnetUp", "ResnetUpsample")
+                       for kind in kinds) for name, kinds in blocks("-xx", "Resnet", "SimpleCrossAttn").items()},
+    }  # fmt: skip
+    theirs = randomise(diffusers.UNet2DConditionModel(**sizes | form)).to(dtype)
+    ours = reread(theirs, tmp_path)
     if dtype == torch.float64:
         theirs.add_embedding.pool = ExactPooling(theirs.add_embedding.pool)
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(2, 3, 6, 10, generator=generator).to(dtype)
-    text, timestep = torch.randn(2, 7, 20, generator=generator).to(dtype), torch.tensor([3, 901])
+    text = draw(BATCH, TEXT_LEN, 20 if (sizes | form)["encoder_hid_dim"] else 32, dtype=dtype, seed=4)
+    x, timestep = draw(BATCH, (sizes | form)["in_channels"], HEIGHT, WIDTH, dtype=dtype), torch.tensor([3, 901])
+    told = {"noise_level": torch.tensor([250, 77])} if "class_embed_type" in form else {}
     with torch.inference_mode():
-        assert_close(ours(x, timestep, text), theirs(x, timestep, text).sample)
+        expected = theirs(x, timestep, text, class_labels=told.get("noise_level")).sample
+        assert_close(ours(x, timestep, text, **told), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_decoder_equals_that_of_diffusers(dtype: torch.dtype) -> None:
-    config = KlDecoderConfig(
-        kind="kl-decoder", latent_channels=4, channels=[24, 12], res_blocks=2, norm_groups=4, norm_eps=1e-6, latent_scale=0.5
-    )  # fmt: skip
-    ours = randomise(KlDecoder(config)).to(dtype).eval()
-    theirs = diffusers.AutoencoderKL(
-        block_out_channels=(12, 24),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-    )
-    theirs = theirs.to(dtype).eval()
-    mine, names = list(ours.state_dict().items()), {}
-    layers = {"0": "up_blocks.0.resnets.0", "1": "up_blocks.0.resnets.1", "2": "up_blocks.0.upsamplers.0"}
-    layers |= {"3": "up_blocks.1.resnets.0", "4": "up_blocks.1.resnets.1"}
-    middle = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
-    for name, _ in mine:
-        new = re.sub(r"^up\.(\d)", lambda m: layers[m[1]], re.sub(r"^middle\.(\d)", lambda m: middle[m[1]], name))
-        new = new.replace("attentions.0.norm.", "attentions.0.group_norm.").replace("0.attention.", "0.")
-        names[name] = "post_quant_conv" + name[9:] if name.startswith("from_code") else f"decoder.{their_name(new)}"
-    missing, unexpected = theirs.load_state_dict({names[name]: value for name, value in mine}, strict=False)
-    assert not unexpected
-    assert all(name.startswith(("encoder.", "quant_conv.")) for name in missing), "the decoder is whole"
-    z = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(3)).to(dtype)
-    with torch.inference_mode():
-        assert_close(ours(z), theirs.decode(z / 0.5).sample)
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "stable-diffusion-1.5": {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64},
+    "stable-diffusion-2.1": {
+        "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True,
+        "upcast_attention": True, "sample_size": 96,
+    },
+    "sdxl": {
+        "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+        "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True, "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816, **blocks("-xx"),
+    },
+    "sdxl-refiner": {
+        "block_out_channels": (384, 768, 1536, 1536), "cross_attention_dim": 1280, "use_linear_projection": True,
+        "attention_head_dim": (6, 12, 24, 24), "transformer_layers_per_block": 4, "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2560, **blocks("-xx-"),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_unet_of_diffusers_is_our_config_of_it(name: str) -> None:
+    config = load(name)
+    assert isinstance(config, LatentDiffusion) and config.unet.published is not None
+    with torch.device("meta"):
+        theirs = diffusers.UNet2DConditionModel(**PUBLISHED[name])
+        part = PEERS["UNet2DConditionModel"].part(dict(theirs.config))
+        assert part == without_count(config.unet)
+        assert parameters(make(part)) == parameters(theirs) == config.unet.published.params
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "class_embed_type": {"class_embed_type": "identity"},
+    "dual_cross_attention": {"dual_cross_attention": True},
+    "mid_block_type": {"mid_block_type": None},
+    "up_block_types": {"up_block_types": ["UpBlock2D"] * 4},
+    "down_block_types": {"down_block_types": ["AttnDownBlock2D"] * 4},
+    "attention_head_dim": {"attention_head_dim": [8, 8]},
+    "block_out_channels": {"block_out_channels": "320"},
+    "resnet_skip_time_act": {"resnet_skip_time_act": True},
+    "cross_attention_dim": {"cross_attention_dim": [768] * 4},
+    "only_cross_attention": {"only_cross_attention": True},
+    "a_setting_of_the_future": {"a_setting_of_the_future": 3},
+}
+
+
+@pytest.mark.parametrize("setting", REFUSED)
+def test_a_setting_that_our_unet_lacks_is_refused_by_name(setting: str) -> None:
+    with pytest.raises(ValueError, match=setting):
+        PEERS["UNet2DConditionModel"].part(REFUSED[setting])

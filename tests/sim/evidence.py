@@ -21,6 +21,7 @@ from minimodels.kernels.attention import attention_backend
 from minimodels.loader import load
 from minimodels.pipelines import example_input, generate
 from minimodels.run import build
+from minimodels.sim.trace import Place
 
 ITEM = {"float": 4, "double": 8, "long int": 8, "int": 4, "bool": 1}  # bytes, by the profiler's names
 PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # position of the left factor
@@ -76,7 +77,7 @@ def plain_cpu() -> Iterator[None]:
 def _read(events: Iterable[Any], alive: int) -> list[Operator]:
     """Operators from a trace; `alive` is what was allocated before it, weights left out."""
     operators: list[Operator] = []
-    stage, end, joined = "", 0, 0
+    stage, left, end, joined = Place().stage, 0, 0, 0
     for event in sorted(events, key=lambda event: (event.start_ns(), -event.end_ns())):
         if event.name() == "[memory]":
             alive += event.nbytes()
@@ -85,13 +86,14 @@ def _read(events: Iterable[Any], alive: int) -> list[Operator]:
             if event.nbytes() > 0 and event.start_ns() < joined:
                 operators[-1].copies.append(event.nbytes())
         elif event.name().startswith("stage."):
-            stage = event.name().removeprefix("stage.")
+            stage, left = event.name().removeprefix("stage."), event.end_ns()
         elif "::" in event.name():
             name = event.name().removeprefix("aten::")
             shapes, strides = event.structured_input_shapes(), event.structured_input_strides()
             if event.start_ns() >= end:
                 end = event.end_ns()
-                operators.append(Operator(name, stage, shapes, strides, alive))
+                here = stage if event.start_ns() < left else Place().stage
+                operators.append(Operator(name, here, shapes, strides, alive))
             if name == "cat":  # the profiler tells no dtype of a list; what it allocates is what it writes
                 joined = event.end_ns()
             _note(operators[-1], name, shapes, event)

@@ -44,17 +44,22 @@ def _image_ops() -> tuple[Op, ...]:
            bound="tensor", **inside),
         op("text_encoder", "Attention", "aten::_softmax", attention=text, device_seconds=1e-3, bound="exp", **inside),
         # 2 layers x 7 steps of a 6 x 6 projection, 72 bytes of weights
-        op("decode", "Linear", "aten::linear", shapes=((2, 1, 6), (6, 6)), weight=14.0, flops=144, bytes_read=96,
+        op("decode", "Linear", "aten::linear", shapes=((2, 1, 6), (6, 6)), weight=14.0, steps=7, flops=144, bytes_read=96,
            bytes_written=24, device_seconds=2e-3, gap_seconds=0.5e-3, **inside),
-        op("decode", "Attention", "flash", weight=8.0, flops=48, attention=attended(2), **inside),
+        op("decode", "Attention", "flash", weight=8.0, steps=7, flops=48, attention=attended(2), **inside),
         # 7 steps of the output layer, 11 x 6, 132 bytes of weights
-        op("decode", "Linear", "aten::linear", scope="logits", shapes=((2, 1, 6), (11, 6)), weight=7.0,
+        op("decode", "Linear", "aten::linear", scope="logits", shapes=((2, 1, 6), (11, 6)), weight=7.0, steps=7,
            flops=264, bytes_read=156, bytes_written=44, device_seconds=3e-3),
-        op("decode", "Attention", "flash", weight=6.0, flops=120, attention=attended(5), **inside),
+        op("decode", "Attention", "flash", weight=6.0, steps=7, flops=120, attention=attended(5), **inside),
         op("detokenize", "Convolution", "aten::convolution", shapes=((1, 3, 5, 5), (2, 3, 3, 3)), flops=2700,
            bytes_read=258, bytes_written=100, device_seconds=4e-3, bound="tensor", module="resblock"),
         op("detokenize", "Norm", "aten::native_group_norm", module="resblock", device_seconds=1.5e-3, launches=2),
     )  # fmt: skip
+
+
+def on(profile: Profile, **device: Any) -> Profile:
+    """`profile` with other facts of its device."""
+    return profile.model_copy(update={"device": profile.device.model_copy(update=device)})
 
 
 def image(source: str = "simulated", **run: Any) -> Profile:
@@ -69,7 +74,7 @@ def image(source: str = "simulated", **run: Any) -> Profile:
         "environment": {}, "device": GPU,
         "stages": (
             Stage(name="text_encoder", seconds=3.5e-3, wall_seconds=None, launches=3),
-            Stage(name="decode", seconds=70e-3, wall_seconds=None, launches=35),
+            Stage(name="decode", seconds=70e-3, wall_seconds=None, launches=35, steps=7),
             Stage(name="detokenize", seconds=5.5e-3, wall_seconds=None, launches=3),
         ),
         "memory": Memory(weights=800, kv_cache=240, peak=1890, peak_op=5, fits=True,
@@ -83,9 +88,9 @@ def language(**changes: Any) -> Profile:
     ops = (
         op("prefill", "Linear", "aten::linear", shapes=((3, 5, 6), (6, 6)), flops=1080, device_seconds=8e-3,
            bound="tensor"),
-        op("decode", "Linear", "aten::linear", shapes=((3, 1, 6), (6, 6)), weight=7.0, flops=216, bytes_read=108,
+        op("decode", "Linear", "aten::linear", shapes=((3, 1, 6), (6, 6)), weight=7.0, steps=7, flops=216, bytes_read=108,
            bytes_written=36, device_seconds=2e-3, gap_seconds=0.5e-3, bound="memory"),
-        op("decode", "Other", "aten::topk", weight=7.0, flops=None, device_seconds=0.5e-3, bound="launch"),
+        op("decode", "Other", "aten::topk", weight=7.0, steps=7, flops=None, device_seconds=0.5e-3, bound="launch"),
     )  # fmt: skip
     return Profile.model_validate({
         "source": "simulated",
@@ -95,7 +100,7 @@ def language(**changes: Any) -> Profile:
         "environment": {}, "device": GPU,
         "stages": (
             Stage(name="prefill", seconds=8e-3, wall_seconds=None, launches=1),
-            Stage(name="decode", seconds=21e-3, wall_seconds=None, launches=14),
+            Stage(name="decode", seconds=21e-3, wall_seconds=None, launches=14, steps=7),
         ),
         "memory": Memory(weights=900, kv_cache=90, peak=138_000_000_000, peak_op=1, fits=False,
                          timeline=((0, 1100), (1, 1300), (2, 1200))),

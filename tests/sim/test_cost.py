@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimodels.kernels.scope import AttentionCall
+from minimodels.kernels.scope import CORE, AttentionCall, scope
 from minimodels.sim import device as devices
 from minimodels.sim.call import Call, Timing, Work
 from minimodels.sim.cost import Mode, predict
 from minimodels.sim.device import Device
+from minimodels.sim.trace import Walk
 
 A100 = devices.load("a100-80gb")
 MODES: tuple[Mode, ...] = ("eager", "graph", "compiled")
@@ -48,7 +51,7 @@ def device_seconds(one: Call, device: Device = A100) -> float:
     return predict([one], device, "graph")[0].device_seconds
 
 
-def total(calls: list[Call], timings: list[Timing]) -> float:
+def total(calls: Sequence[Call], timings: Sequence[Timing]) -> float:
     return sum(c.weight * (t.device_seconds + t.gap_seconds) for c, t in zip(calls, timings, strict=True))
 
 
@@ -189,6 +192,49 @@ def test_attention_over_a_few_frames_costs_nearly_what_a_whole_tile_does() -> No
     assert device_seconds(attention(128, 64)) == pytest.approx(device_seconds(attention(17, 17)), rel=0.05)
 
 
+def math_attention(n: int, dtype: str = "bfloat16") -> Call:
+    """torch's unfused attention as a walk records it, 3 samples of 7 heads of 64."""
+    q = torch.empty(3, 7, n, 64, dtype=getattr(torch, dtype), device="meta")
+    walk = Walk()
+    with torch.inference_mode(), walk, scope(CORE, "math", AttentionCall("math", 3, n, n, 7, 7, 64, False, False)):
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    return walk.calls[-1]
+
+
+def test_unfused_attention_takes_its_products_in_float32_and_passes_over_the_scores() -> None:
+    (found,) = predict([one := math_attention(4096)], A100, "graph")
+    products = [product(4096, 4096, 64, 21), product(4096, 64, 4096, 21)]
+    wide = [replace(p, bytes_read=2 * p.bytes_read, bytes_written=2 * p.bytes_written) for p in products]
+    softmax = 4 * 21 * 4096**2
+    passes = one.work.bytes_read + one.work.bytes_written
+    passes -= sum(p.bytes_read + p.bytes_written for p in wide) + 2 * softmax
+    rate = A100.constants.memory_bandwidth * A100.datasheet.bandwidth
+    floors = (one.work.launches - 3) * A100.constants.memory_floor
+    parts = [device_seconds(call(p, dtype="float32")) for p in wide] + [
+        device_seconds(call(Work("softmax", 0, softmax, softmax))), passes / rate + floors,
+    ]  # fmt: skip
+    assert found.device_seconds == pytest.approx(sum(parts))
+    assert found.device_seconds > 10 * device_seconds(replace(attention(4096, 4096), dtype="bfloat16"))
+    assert one.work.flops / found.device_seconds < A100.peak_flops("float32")  # type: ignore[operator]
+    assert found.provenance == "datasheet" or found.bound == "memory"
+    assert one.category == "Attention"
+
+
+def test_float32_attention_is_not_widened() -> None:
+    half, single = math_attention(512), math_attention(512, "float32")
+    elements = 3 * 7 * 512 * 64
+    assert half.work.launches - single.work.launches == 5  # q, k and v there, scores and result back
+    moved = [one.work.bytes_read + one.work.bytes_written for one in (half, single)]
+    assert moved[0] - moved[1] == 4 * elements * 6 + 6 * 3 * 7 * 512**2
+
+
+def test_a_mask_in_a_bias_is_not_skipped() -> None:
+    causal, biased = attention(4096, 4096, causal=True), attention(4096, 4096, backend="efficient", causal=True)
+    assert biased.attention is not None
+    whole = replace(biased, attention=replace(biased.attention, bias=True))
+    assert device_seconds(causal) < device_seconds(biased) < 0.6 * device_seconds(whole)
+
+
 def test_decoding_is_memory_bound_and_a_large_product_tensor_bound() -> None:
     decode, prefill = predict([call(product(1, 11008, 4096)), call(product(2048, 11008, 4096))], A100, "graph")
     assert (decode.bound, prefill.bound) == ("memory", "tensor")
@@ -226,6 +272,23 @@ def test_a_compiled_chain_neither_writes_nor_reads_its_intermediate() -> None:
     assert first.device_seconds + second.device_seconds == pytest.approx(seconds_of(2e6, 1))
     assert second.host_seconds == second.gap_seconds == 0
     assert first.host_seconds == A100.constants.host_per_launch
+
+
+def test_a_chain_is_priced_as_recorded_and_shared_by_what_each_would_move_alone() -> None:
+    calls = chain()
+    calls[2] = replace(calls[2], work=replace(calls[2].work, bytes_written=10**6))
+    first, _, second, _ = predict(calls, A100, "compiled")
+    assert (first.work.bytes_read, first.work.bytes_written, first.work.launches) == (2 * 10**6, 0, 1)
+    assert (second.work.bytes_read, second.work.bytes_written, second.work.launches) == (0, 10**6, 0)
+    assert first.device_seconds / second.device_seconds == pytest.approx(4 / 3)
+    assert first.device_seconds + second.device_seconds == pytest.approx(seconds_of(1.5e6, 1))
+    assert [timing.work for timing in predict(calls, A100, "eager")] == [one.work for one in calls]
+
+
+def test_iterations_are_not_fused_with_each_other() -> None:
+    calls = chain()
+    calls[2].starts = True
+    assert [timing.work for timing in predict(calls, A100, "compiled")] == [one.work for one in calls]
 
 
 def test_a_compiled_chain_writes_what_is_read_after_it() -> None:
@@ -283,3 +346,14 @@ def test_only_what_was_fitted_is_called_calibrated(name: str) -> None:
     assert bool(device.constants.calibrated) == (device.constants.provenance == "calibrated")
     (convolution,) = predict([call(replace(product(9, 9, 9), kernel="conv"))], device, "graph")
     assert convolution.provenance == "datasheet"
+
+
+def test_a_time_that_is_mostly_an_assumed_floor_is_not_called_calibrated() -> None:
+    small, large = pointwise(1000), pointwise(10**7)
+    provenance = [timing.provenance for timing in predict([call(small), call(large)], A100, "graph")]
+    assert provenance == ["datasheet", "calibrated"]
+    chained = [call(small, reads=(1,), writes=(2,), shapes=((10, 100),)), call(small, reads=(2,), shapes=((10, 100),))]
+    assert {timing.provenance for timing in predict(chained, A100, "compiled")} == {"datasheet"}
+    constants = A100.constants.model_copy(update={"calibrated": (*A100.constants.calibrated, "memory_floor")})
+    fitted = A100.model_copy(update={"constants": constants})
+    assert {timing.provenance for timing in predict([call(small), call(large)], fitted, "graph")} == {"calibrated"}

@@ -8,9 +8,10 @@ a CPU does what it would not on a GPU, a function below says so and computes it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -18,17 +19,20 @@ import pytest
 import torch
 from torch import nn
 from torch._C._autograd import _KinetoEvent
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimodels.kernels.attention import attention_backend
-from minimodels.kernels.scope import CORE, KV_CACHE, STAGE, TRACER, AttentionCall, label
+from minimodels.kernels.scope import CORE, KV_CACHE, STAGE, TRACER, AttentionCall, label, scope
 from minimodels.loader import load, names
 from minimodels.pipelines import example_input, generate
 from minimodels.run import build
 from minimodels.sim.call import Call
-from minimodels.sim.formulas import operator, tensors_in
+from minimodels.sim.formulas import operator
 from minimodels.sim.profiler import Executed, attention_backend_of
 from minimodels.sim.trace import Walk
+from minimodels.sim.traffic import tensors_in
 from tests.sim.evidence import Gemm, Operator, observe, plain_cpu
 
 TINY = [name for name in names() if name.endswith("-tiny")]
@@ -124,9 +128,13 @@ def copies_of_cpu(op: Operator, call: Call) -> list[int]:
         return copy_of_bias(op, sum(groups * m * n for groups, m, n, _ in op.convolutions))
     if op.name == "embedding":
         return copy_of_index(op)
-    if op.name == "upsample_nearest2d":  # computed channels-last: there with the input, there and back with the result
-        size = prod(op.shapes[0]) * FLOAT
-        return [size, 4 * size, 4 * size]
+    if op.name in ("upsample_nearest2d", "upsample_bilinear2d"):
+        # computed channels-last: there with the input, there and back with the result
+        copied = call.work.workspace  # there with the input on every device
+        result = call.work.bytes_written - copied
+        return [prod(op.shapes[0]) * FLOAT - copied, result, result]
+    if op.name == "scaled_dot_product_attention" and len(op.shapes) > 3 and op.shapes[3] and op.strides[3][-1] != 1:
+        return [prod(op.shapes[3]) * FLOAT]  # a fused kernel takes a bias with contiguous rows only
     if _is_math(call):
         assert call.attention is not None
         return copies_of_math_attention(op, call.attention.causal)
@@ -134,7 +142,7 @@ def copies_of_cpu(op: Operator, call: Call) -> list[int]:
 
 
 def _is_math(call: Call) -> bool:
-    return call.attention is not None and call.attention.backend == "math" and call.work.kernel == "attention"
+    return call.work.kernel == "math"
 
 
 # What the walk predicts.
@@ -151,11 +159,20 @@ def copied(call: Call) -> int:
     work = call.work
     if work.kernel == "copy":
         return work.bytes_written
-    if work.launches == 1 or work.kernel in ("none", "attention"):
+    if work.launches == 1 or work.kernel in ("none", "attention", "math"):
         return 0
-    if call.name == "masked_fill":  # the copy becomes the result
+    if call.name in ("masked_fill", "sort"):  # the copy becomes the result
         return work.bytes_written // 2
     return prod(call.shapes[0]) * FLOAT if work.kernel == "norm" else work.workspace
+
+
+def allocated(run: Callable[[], object]) -> int:
+    """The most bytes that `run` held at once on a CPU."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        run()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events: list[Any] = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
 def difference(found: Counter[Any], expected: Counter[Any]) -> tuple[dict[Any, int], dict[Any, int]]:
@@ -199,6 +216,24 @@ def test_peak_memory_of_every_stage_is_within_5_percent(name: str, batch: int, a
     assert {stage: found[stage] / expected[stage] for stage in found} == pytest.approx(
         dict.fromkeys(found, 1), abs=0.05
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("n", "m", "causal"), [(128, 512, False), (512, 128, False), (16, 16, False), (256, 256, True)]
+)
+def test_the_workspace_of_unfused_attention_is_that_of_a_cpu(dtype: torch.dtype, n: int, m: int, causal: bool) -> None:
+    def attend(device: str) -> None:
+        q, k = (torch.empty(2, 3, length, 72, dtype=dtype, device=device) for length in (n, m))
+        torch.nn.functional.scaled_dot_product_attention(q, k, k, is_causal=causal)
+
+    walk, core = Walk(), AttentionCall("math", 2, n, m, 3, 3, 72, causal, False)
+    with torch.inference_mode(), walk, scope(CORE, "math", core):
+        attend("meta")
+    expected = walk.calls[-1].work.workspace + 2 * 3 * n * 72 * dtype.itemsize
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), plain_cpu():
+        found = allocated(lambda: attend("cpu")) - 2 * 3 * (n + m) * 72 * dtype.itemsize
+    assert found == pytest.approx(expected, rel=0.01)  # a flag per row, for rows that see nothing
 
 
 @every_run

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 
 from minimodels.sim import plots, units
 from minimodels.sim.profile import Profile
-from tests.sim.profiles import GPU, image, language
+from tests.sim.profiles import image, language, on
 
 
 def bars(figure: Figure) -> list[Rectangle]:
@@ -86,7 +86,7 @@ def test_roofline_puts_operators_where_their_numbers_say() -> None:
 
 def test_roofline_needs_a_roof() -> None:
     with pytest.raises(ValueError, match="peak FLOP/s or bandwidth of Toy GPU is unknown"):
-        plots.roofline([image().model_copy(update={"device": GPU | {"bandwidth": None}})])
+        plots.roofline([on(image(), bandwidth=None)])
 
 
 def test_memory_shows_weights_and_capacity_where_they_are() -> None:
@@ -99,7 +99,7 @@ def test_memory_shows_weights_and_capacity_where_they_are() -> None:
 
 
 def test_capacity_far_above_the_peak_is_off_the_axis_and_says_so() -> None:
-    axes = plots.memory([image().model_copy(update={"device": GPU | {"memory_bytes": 80_000_000_000}})]).axes[0]
+    axes = plots.memory([on(image(), memory_bytes=80_000_000_000)]).axes[0]
     assert "Toy GPU, 80 GB (off the axis)" in [line.get_label() for line in axes.get_lines()]
     assert axes.get_ylim()[1] < 2.1
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
 from rich.console import RenderableType
 
-from minimodels.sim import device, tables
-from minimodels.sim.profile import Profile
-from tests.sim.profiles import GPU, image, language, op
+from minimodels import loader
+from minimodels.run import Run
+from minimodels.sim import device, inventory, listings, tables, views
+from minimodels.sim.profile import Environment, Profile
+from minimodels.sim.simulate import simulate
+from tests.sim.profiles import image, language, on, op
 
 
 def written(shown: RenderableType, width: int = 80) -> str:
@@ -85,18 +89,48 @@ def test_what_fits_says_of_how_much() -> None:
 
 
 def test_what_does_not_fit_names_the_smallest_gpu_that_does() -> None:
-    a100 = device.load("a100-80gb")
-    profile = language(device=GPU | {"memory_bytes": a100.datasheet.memory_bytes})
+    profile = on(language(), memory_bytes=device.load("a100-80gb").datasheet.memory_bytes)
     h200 = device.load("h200")
     assert tables.fit(profile) == (
-        f"does not fit: needs 138 GB of 80 GB; the smallest listed GPU that holds it is {h200.title} (141 GB)"
+        f"does not fit: needs 138 GB of 85.0 GB; the smallest listed GPU that holds it is {h200.title} (150 GB)"
     )
     too_much = language().memory.model_copy(update={"peak": 10**15})
     assert tables.fit(language(memory=too_much)).endswith("needs 1 PB of 4 kB; no listed GPU holds it")
 
 
+def test_the_reserve_is_said_and_counts_when_a_larger_gpu_is_named() -> None:
+    a100, h200 = (device.load(name).datasheet.memory_bytes for name in ("a100-80gb", "h200"))
+    facts = language().memory.model_copy(update={"reserve": 10**9, "peak": h200 - 10**8})
+    text = tables.fit(on(language(memory=facts), memory_bytes=a100))
+    assert "of 85.0 GB, 1 GB of it kept for context and libraries; " in text
+    assert device.load("b200").title in text, "an H200 holds the peak but not the reserve"
+
+
+def measured(**made: Any) -> Profile:
+    environment = {"repeats": 5, "median_seconds": 0.08, "iqr_seconds": 0.002, "converged": True, "warmups": 3} | made
+    return image("measured").model_copy(update={"environment": Environment.model_validate(environment)})
+
+
+def test_measured_summary_gives_median_and_spread_and_no_warning_where_they_are_good() -> None:
+    text = written(tables.profile_summary(measured()))
+    assert "Wall clock, unprofiled: median 80.0 ms of 5 runs, interquartile range 2.00 ms." in text
+    assert "WARNING" not in text
+    assert "Wall clock" not in written(tables.profile_summary(image()))
+
+
+def test_doubtful_times_are_warned_of_in_the_summary_and_in_comparisons() -> None:
+    noisy, drifting = measured(iqr_seconds=0.0081), measured(converged=False, warmups=10)
+    for profile, said in (
+        (noisy, "interquartile range is 10 % of the median"),
+        (drifting, "in 10 warm-up runs no two"),
+    ):
+        assert len(tables.warnings(profile)) == 1
+        assert f"WARNING: {said}" in written(tables.profile_summary(profile), 120).replace("the inter", "inter")
+        assert f"B  WARNING: {said}" in written(tables.compare([image(), profile]), 120).replace("the inter", "inter")
+
+
 def test_unknown_memory_is_not_called_fitting() -> None:
-    profile = image().model_copy(update={"device": GPU | {"memory_bytes": None}})
+    profile = on(image(), memory_bytes=None)
     assert tables.fit(profile) == "needs 1.89 kB; the memory of the device is unknown"
 
 
@@ -163,17 +197,51 @@ def test_compare_lists_the_biggest_first_and_marks_what_is_missing() -> None:
 
 
 def test_devices_are_listed_by_memory() -> None:
-    text = written(tables.device_list(device.load(name) for name in device.names()))
+    text = written(listings.device_list(device.load(name) for name in device.names()))
     names = [line.split()[0] for line in text.splitlines()[2:]]
     assert sorted(names) == device.names()
     sizes = [device.load(name).datasheet.memory_bytes for name in names]
     assert sizes == sorted(sizes)
-    assert cells(text, "a100-80gb")[1:3] == ["80 GB", "2.04 TB/s"]
+    assert cells(text, "a100-80gb")[1:3] == ["85.0 GB", "2.04 TB/s"]
 
 
-def test_models_are_listed_with_their_parameters() -> None:
-    rows = [{"name": "parti-20b", "family": "parti", "params": 20_512_345_678, "paper": "Yu et al., 2022"}]
-    assert cells(written(tables.model_list(rows)), "parti-20b") == ["parti-20b", "20.5 B", "parti", "Yu et al., 2022"]
+def test_models_are_listed_by_family_and_a_paper_stands_beside_the_first_it_describes() -> None:
+    rows = [
+        {"name": "imagen", "family": "imagen", "params": 3_000_000_000, "paper": "Saharia et al. 2022"},
+        {"name": "parti-3b", "family": "parti", "params": 3_750_000_000, "paper": "Yu et al. 2022"},
+        {"name": "parti-20b", "family": "parti", "params": 20_512_345_678, "paper": "Yu et al. 2022"},
+    ]
+    lines = [re.split(r"\s{2,}", line.strip()) for line in written(listings.model_list(rows)).splitlines()[2:]]
+    assert lines == [
+        ["imagen"], ["imagen", "3 B", "Saharia et al. 2022"], [""],
+        ["parti"], ["parti-3b", "3.75 B", "Yu et al. 2022"], ["parti-20b", "20.5 B"],
+    ]  # fmt: skip
+
+
+def test_the_suite_is_listed_by_family_then_size_in_one_line_per_model_at_100_columns() -> None:
+    rows = inventory.models()
+    assert [(row["family"], row["params"]) for row in rows] == sorted((row["family"], row["params"]) for row in rows)
+    lines = written(listings.model_list(rows), 100).splitlines()
+    families = {row["family"] for row in rows}
+    assert len(lines) == 2 + len(rows) + 2 * len(families) - 1, "a heading per family, a space between them"
+    for row in rows:
+        assert sum(line.startswith(f"  {row['name']} ") for line in lines) == 1
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", ["parti-20b", "llama2-70b", "stable-diffusion-1.5"])
+def test_the_first_column_of_a_large_model_is_neither_cut_nor_wrapped(name: str, width: int) -> None:
+    profile = simulate(loader.load(name), Run(device="h100-sxm"))
+    record, trees = inventory.parts(loader.load(name))
+    shown = [*(tables.profile_summary(profile, by) for by in ("stage", "category", "module")), tables.compare([profile, profile]), listings.model(record, trees)]  # fmt: skip
+    names = {stage.name for stage in profile.stages}, views.by_category(profile), views.by_module(profile)
+    for text, column in zip(
+        (written(one, width) for one in shown), (*names, names[0], [p["name"] for p in record["parts"]]), strict=True
+    ):
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        for first in column:
+            assert cells(text, first), first
 
 
 def test_a_model_is_shown_beside_its_published_counts() -> None:
@@ -183,7 +251,7 @@ def test_a_model_is_shown_beside_its_published_counts() -> None:
         {"name": "transformer", "params": 205, "published": 200, "source": "the paper"},
         {"name": "upscaler", "params": 1003, "published": None, "source": None},
     ]
-    text = written(tables.model({"name": "toy", "parts": parts, "total_params": 1208}, {"transformer": [layers]}))
+    text = written(listings.model({"name": "toy", "parts": parts, "total_params": 1208}, {"transformer": [layers]}))
     assert cells(text, "transformer") == ["transformer", "205", "200", "+2.50 %", "the paper"]
     assert cells(text, "upscaler") == ["upscaler", "1,003", "-", "-"]
     assert cells(text, "all") == ["all", "1,208"]

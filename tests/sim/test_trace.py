@@ -26,8 +26,9 @@ from minimodels.loader import load
 from minimodels.pipelines import example_input, generate
 from minimodels.run import build
 from minimodels.sim.call import Call
-from minimodels.sim.formulas import operator, tensors_in
+from minimodels.sim.formulas import operator
 from minimodels.sim.trace import Walk
+from minimodels.sim.traffic import tensors_in
 
 ROUNDING = 512  # bytes, as the CUDA allocator rounds
 
@@ -205,12 +206,16 @@ def test_fused_attention_is_one_call_that_knows_its_facts() -> None:
     assert {(call.query_length, call.key_length) for call in decode} == {(1, 8), (1, 17)}, "first and last step"
 
 
-def test_parts_are_counted_where_they_are_used() -> None:
+def test_weights_are_counted_where_they_are_used() -> None:
     config = load("parti-tiny")
     walk = walk_ends(config, build(config, "meta"), "flash")
-    assert walk.part_use == {
-        "text_encoder": {"transformer"},
-        "decode": {"transformer"},
+    networks = {stage: {".".join(name.split(".")[:2]) for name in used} for stage, used in walk.weight_use.items()}
+    networks |= {
+        stage: {name.split(".")[0] for name in networks[stage]} for stage in ("detokenize", "super_resolution")
+    }
+    assert networks == {
+        "text_encoder": {"transformer.encoder"},
+        "decode": {"transformer.decoder"},
         "detokenize": {"detokenizer"},
         "super_resolution": {"super_resolution"},
     }
@@ -290,7 +295,7 @@ def test_weights_are_not_counted_as_alive() -> None:
         parts["layer"](x)
     (linear,) = walk.calls
     assert linear.live == 2048 + 1536, "x, 2000 bytes, and the result, 1200 bytes"
-    assert walk.part_use == {"only": {"layer"}}
+    assert walk.weight_use == {"only": {"layer.weight", "layer.bias"}}
     assert linear.reads[0] > 0 > max(linear.reads[1:]), "weights have negative numbers"
 
 
@@ -326,6 +331,7 @@ from minimodels import build, load
 from minimodels.kernels.attention import attention_backend
 from minimodels.pipelines import example_input, generate
 from minimodels.sim.trace import Walk
+from minimodels.sim.traffic import tensors_in
 import torch
 
 for backend in ("baseline", "flash", "efficient"):

@@ -1,0 +1,202 @@
+"""How diffusion models generate: latents, cascades of images, cascades of video.
+
+Shapes: text (b, n) of token numbers; pixels (b, 3, h, w); video (b, 3, f, h, w). Text without content is a row of
+zeros; where guidance is on, networks run both texts side by side, so their batch is 2b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, Denoising, LatentDiffusion, Schedule
+from minimodels.run import STAGE, scope, steps
+from minimodels.samplers import Sampler, guide
+from minimodels.transformer import TextEncoder
+from minimodels.unet_blocks import timestep_features
+from minimodels.unet_config import UNet
+
+AUGMENTATION = 0.1  # share of timesteps of noise on a low-resolution image; Imagen sweeps it
+FRAME_RATE = 4.0  # frames per second that video networks are told
+
+
+def denoise(
+    x: Tensor, run: Denoising, schedule: Schedule, predict: Callable[[Tensor, Tensor], Tensor], name: str = "denoise"
+) -> Tensor:
+    """From noise x (b, ...) to the image; predict(x, timestep), both with batch 2b under guidance."""
+    sampler, guided = Sampler.of(schedule, run), run.guidance_scale != 1
+    x = sampler.start(x)
+    for i in steps(name, run.steps, "constant"):
+        given = sampler.given(i, x)
+        given = torch.cat([given, given]) if guided else given
+        time = torch.full((len(given),), sampler.timesteps[i], device=x.device)
+        predicted = predict(given, time)
+        if predicted.shape[1] != x.shape[1]:  # a learned variance comes second; no sampler here uses it
+            predicted = predicted[:, : x.shape[1]]
+        x = sampler.step(i, x, guide(predicted, run.guidance_scale) if guided else predicted)
+    return x
+
+
+def both(x: Tensor, run: Denoising) -> Tensor:
+    """x (b, ...) for the conditional and the unconditional half: (2b, ...) under guidance."""
+    return torch.cat([x, x]) if run.guidance_scale != 1 else x
+
+
+def _with_empty(text: Tensor, guided: bool) -> Tensor:
+    return torch.cat([text, text.new_zeros(text.shape)]) if guided else text
+
+
+def latent_diffusion(config: LatentDiffusion, parts: nn.ModuleDict, text: Tensor) -> Tensor:
+    """Tokens of each text encoder, one after the other (b, n) -> pixels: encode, denoise latents, decode."""
+    unet, run, side = parts["unet"], config.run, config.latent_size
+    with scope(STAGE, "text_encoder"):
+        context, told = _texts(config, parts, _with_empty(text, run.guidance_scale != 1))
+    with scope(STAGE, "denoise"):
+        x = context.new_empty(len(text), config.unet.in_channels, side, side).normal_()
+        x = denoise(x, run, config.schedule, lambda x, t: unet(x, t, context, **told))
+        del context, told
+    with scope(STAGE, "decode"):
+        return parts["decoder"](x)
+
+
+def _texts(config: LatentDiffusion, parts: nn.ModuleDict, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The features attended to (b, m, d), and what else of the text the UNet is told."""
+    features: list[Tensor] = []
+    told: dict[str, Tensor] = {}
+    for key, part in (("text_encoder", config.text_encoder), ("second_text_encoder", config.second_text_encoder)):
+        if part is None:
+            continue
+        tokens, text = text[:, : part.text_len], text[:, part.text_len :]
+        encoder = cast(TextEncoder, parts[key])
+        if part.projection is None or config.unet.vector is None:
+            features.append(encoder(tokens))
+        else:
+            own, pooled = encoder.pooled(tokens)
+            features.append(own)
+            told["vector"] = _vector(config, pooled)
+    if config.unet.second_context_dim is not None:
+        told["second_context"] = features.pop()
+    return features[0] if len(features) == 1 else torch.cat(features, dim=-1), told
+
+
+def _vector(config: LatentDiffusion, pooled: Tensor) -> Tensor:
+    """The pooled text beside sinusoids of the sizes and crops, all told as the image's side: (b, vector.dim)."""
+    vector = config.unet.vector
+    assert vector is not None, "asked for"
+    sizes = torch.full((len(pooled) * vector.numbers,), config.run.image_size, device=pooled.device)
+    features = timestep_features(sizes, vector.number_dim).to(pooled.dtype)
+    return torch.cat([pooled, rearrange(features, "(b n) d -> b (n d)", n=vector.numbers)], dim=-1)
+
+
+def cascaded_diffusion(config: CascadedDiffusion, parts: nn.ModuleDict, text: Tensor) -> Tensor:
+    """Text (b, n) -> pixels: encode, denoise a small image, enlarge it twice, each in a loop of its own."""
+    runs = [getattr(config.run, name) for name in config.networks]
+    with scope(STAGE, "text_encoder"):
+        encoded = parts["text_encoder"](_with_empty(text, any(run.guidance_scale != 1 for run in runs)))
+    image: Tensor | None = None
+    for name, side, run in zip(config.networks, config.sides, runs, strict=True):
+        schedule, network = getattr(config.schedules, name), parts[name]
+        context = encoded if run.guidance_scale != 1 else encoded[: len(text)]
+        with scope(STAGE, name):
+            x = encoded.new_empty(len(text), 3, side, side).normal_()
+            if image is None:
+                image = denoise(x, run, schedule, lambda x, t: network(x, t, context))  # noqa: B023
+                continue
+            low = both(enlarge(image, side, schedule), run)
+            level = _noise_level(low, schedule)
+            image = denoise(
+                x, run, schedule, lambda x, t: network(torch.cat([x, low], dim=1), t, context, noise_level=level)  # noqa: B023
+            )
+    assert image is not None, "a cascade has networks"
+    return image
+
+
+def enlarge(image: Tensor, side: int, schedule: Schedule) -> Tensor:
+    """The low-resolution image (b, 3, h, w) at a larger side, with noise added (conditioning augmentation).
+
+    Source: Ho et al. 2021, arXiv 2106.15282, section 4.
+    """
+    low = F.interpolate(image, size=(side, side), mode="bilinear")
+    signal = Sampler.of(schedule, Denoising(steps=1, guidance_scale=1, sampler="ddim")).signal[0]
+    signal = 1 - AUGMENTATION * (1 - signal)
+    return signal**0.5 * low + (1 - signal) ** 0.5 * torch.empty_like(low).normal_()
+
+
+def _noise_level(like: Tensor, schedule: Schedule) -> Tensor:
+    return torch.full((len(like),), AUGMENTATION * schedule.timesteps, device=like.device)
+
+
+def cascaded_video(config: CascadedVideo, parts: nn.ModuleDict, text: Tensor) -> Tensor:
+    """Text (b, n) -> video: encode, image embedding, a few small frames, frames between them, larger twice.
+
+    The last enlargement runs frame by frame with the same noise for each.
+    """
+    run, schedules, (small, middle, large) = config.run, config.schedules, config.sides
+    batch, frames = len(text), config.total_frames
+    with scope(STAGE, "text_encoder"):
+        encoder = cast(TextEncoder, parts["text_encoder"])
+        features, embedding = encoder.pooled(_with_empty(text, run.prior.guidance_scale != 1))
+    with scope(STAGE, "prior"):
+        noise = embedding.new_empty(batch, embedding.shape[1]).normal_()
+        prior = parts["prior"]
+        image = denoise(noise, run.prior, schedules.prior, lambda x, t: prior(x, t, features, embedding))
+        nothing = torch.zeros_like(image)
+        del features, embedding, noise
+
+    def told(network: UNet, run: Denoising) -> dict[str, Tensor]:
+        guided = run.guidance_scale != 1
+        conditions = {}
+        if network.image_tokens is not None:
+            conditions["image"] = torch.cat([image, nothing]) if guided else image
+        if network.frame_rate:
+            conditions["frame_rate"] = torch.full((batch * (1 + guided),), FRAME_RATE, device=image.device)
+        return conditions
+
+    def networks_video(name: str, shape: tuple[int, ...], beside: Tensor | None) -> Tensor:
+        own: Denoising = getattr(run, name)
+        schedule, part, network = getattr(schedules, name), getattr(config, name), parts[name]
+        conditions = told(part, own)
+        beside = None if beside is None else both(beside, own)
+        if part.noise_level and beside is not None:
+            conditions["noise_level"] = _noise_level(beside, schedule)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            return network(x if beside is None else torch.cat([x, beside], dim=1), t, **conditions)
+
+        return denoise(image.new_empty(shape).normal_(), own, schedule, predict)
+
+    with scope(STAGE, "decoder"):
+        video = networks_video("decoder", (batch, 3, run.frames, small, small), None)
+    with scope(STAGE, "interpolation"):
+        known = video.new_zeros(batch, 4, frames, small, small)
+        known[:, :3, :: run.frame_skip] = video
+        known[:, 3:, :: run.frame_skip].fill_(1)
+        video = networks_video("interpolation", (batch, 3, frames, small, small), known)
+        del known
+    with scope(STAGE, "super_resolution_1"):
+        flat = rearrange(video, "b c f h w -> (b f) c h w")
+        low = rearrange(enlarge(flat, middle, schedules.super_resolution_1), "(b f) c h w -> b c f h w", f=frames)
+        video = networks_video("super_resolution_1", (batch, 3, frames, middle, middle), low)
+        del flat, low
+    with scope(STAGE, "super_resolution_2"):
+        return _frame_by_frame(config, parts["super_resolution_2"], video, large)
+
+
+def _frame_by_frame(config: CascadedVideo, network: nn.Module, video: Tensor, side: int) -> Tensor:
+    """Enlarge each frame of (b, 3, f, h, w) in a loop of its own, from the same noise."""
+    run, schedule, part = config.run.super_resolution_2, config.schedules.super_resolution_2, config.super_resolution_2
+    result = video.new_empty(*video.shape[:3], side, side)
+    noise = video.new_empty(len(video), 3, side, side).normal_()
+    for frame in steps("frames", video.shape[2], "constant"):
+        low = both(enlarge(video[:, :, frame], side, schedule), run)
+        told = {"noise_level": _noise_level(low, schedule)} if part.noise_level else {}
+        result[:, :, frame] = denoise(
+            noise, run, schedule, lambda x, t: network(torch.cat([x, low], dim=1), t, **told)  # noqa: B023
+        )
+    return result
+

@@ -1,0 +1,161 @@
+"""What makes a network for images one for video: convolutions and attention over frames.
+
+Shapes: x (b f, c, h, w), the frames of a sample one after the other, so that every layer for images takes it as is.
+
+Sources: Singer et al. 2022 (Make-A-Video), arXiv 2209.14792, section 3.2; Wang et al. 2023 (ModelScope), arXiv
+2308.06571, section 3.2; Guo et al. 2023 (AnimateDiff), arXiv 2307.04725, section 4.2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minimodels.blocks import Attention, Computed, Geglu, Heads
+from minimodels.kernels.scope import scope
+from minimodels.unet_config import LevelAttention, Motion, Pseudo3d, TextToVideo, UNet
+
+
+class TemporalConv(nn.Conv3d):
+    """Convolution over the frames of each pixel: (b f, c, h, w) -> (b f, c, h, w)."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__(channels, channels, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
+        x = super().forward(rearrange(x, "(b f) c h w -> b c f h w", f=frames))
+        return rearrange(x, "b c f h w -> (b f) c h w").contiguous()
+
+
+class TemporalConvs(nn.Module):
+    """Norm, SiLU and convolution over frames, several times, added to x: (b f, c, h, w) -> (b f, c, h, w).
+
+    Source: ModelScope's code; norms are over frames too, with an epsilon of their own.
+    """
+
+    def __init__(self, channels: int, groups: int, temporal: TextToVideo) -> None:
+        super().__init__()
+        kernel, count = temporal.kernel, range(temporal.convs)
+        self.norms = nn.ModuleList(nn.GroupNorm(groups, channels, 1e-5) for _ in count)
+        self.convs = nn.ModuleList(
+            nn.Conv3d(channels, channels, (kernel, 1, 1), padding=(kernel // 2, 0, 0)) for _ in count
+        )
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        x = h = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            h = conv(F.silu(norm(h)))
+        return rearrange(x + h, "b c f h w -> (b f) c h w")
+
+
+class TemporalAttention(nn.Module):
+    """Attention of each pixel over its frames, added to x: (b f, c, h, w) -> (b f, c, h, w)."""
+
+    def __init__(self, channels: int, heads: Heads, groups: int, eps: float) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps)
+        self.attention = Attention(channels, channels, heads, "temporal", bias="all")
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        height, width = x.shape[2:]
+        tokens = rearrange(self.norm(x), "(b f) c h w -> b f (h w) c", f=frames).contiguous()
+        return x + rearrange(self.attention(tokens), "b f (h w) c -> (b f) c h w", h=height, w=width).contiguous()
+
+
+class FramePositions(Computed):
+    """A sinusoid per frame added to x (b, f, n, d), sines at even and cosines at odd features."""
+
+    positions: Tensor
+
+    def __init__(self, max_frames: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("positions", torch.empty(max_frames, 1, dim), persistent=False)
+
+    def fill(self) -> None:
+        frames, _, dim = self.positions.shape
+        device = self.positions.device
+        frequency = torch.exp(torch.arange(0, dim, 2, device=device).float() * (-math.log(10000) / dim))
+        angle = torch.outer(torch.arange(frames, device=device).float(), frequency)
+        self.positions.copy_(rearrange([angle.sin(), angle.cos()], "two f d -> f 1 (d two)"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames, length = x.shape[1], len(self.positions)
+        if frames > length:
+            raise ValueError(f"{frames} frames exceed the {length} that have positions (temporal.max_frames)")
+        return x + self.positions[:frames]
+
+
+class TemporalBlock(nn.Module):
+    """Two self-attentions over frames and GEGLU, each after a LayerNorm and added to its input."""
+
+    def __init__(self, dim: int, heads: Heads, max_frames: int | None) -> None:
+        super().__init__()
+        self.first_norm, self.second_norm, self.ff_norm = (nn.LayerNorm(dim) for _ in range(3))
+        self.first_attention, self.second_attention = (
+            Attention(dim, dim, heads, "temporal", bias="out") for _ in range(2)
+        )
+        self.positions = FramePositions(max_frames, dim) if max_frames else None
+        self.feed_forward = Geglu(dim, 4 * dim, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (b, f, n, d) -> (b, f, n, d)."""
+        for norm, attention in ((self.first_norm, self.first_attention), (self.second_norm, self.second_attention)):
+            normed = norm(x)
+            x = x + attention(normed if self.positions is None else self.positions(normed))
+        return x + self.feed_forward(self.ff_norm(x))
+
+
+class TemporalTransformer(nn.Module):
+    """Frames of each pixel as tokens through transformer blocks: (b f, c, h, w) -> (b f, c, h, w).
+
+    max_frames: frames that have positions; None: attention is told none. The norm is over frames too.
+
+    Source: AnimateDiff's motion module; ModelScope's code has the same without positions.
+    """
+
+    def __init__(self, channels: int, heads: Heads, depth: int, groups: int, max_frames: int | None = None) -> None:
+        super().__init__()
+        dim = heads.num * heads.dim
+        self.norm = nn.GroupNorm(groups, channels, 1e-6)
+        self.enter, self.leave = nn.Linear(channels, dim), nn.Linear(dim, channels)
+        self.blocks = nn.ModuleList(TemporalBlock(dim, heads, max_frames) for _ in range(depth))
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        residual, (height, width) = x, x.shape[2:]
+        with scope("transformer"):
+            x = self.norm(rearrange(x, "(b f) c h w -> b c f h w", f=frames))
+            x = self.enter(rearrange(x, "b c f h w -> b f (h w) c").contiguous())
+            for block in self.blocks:
+                x = block(x)
+            x = rearrange(self.leave(x), "b f (h w) c -> (b f) c h w", h=height, w=width).contiguous()
+            return residual + x
+
+
+def attention_over_frames(
+    config: UNet, channels: int, attention: LevelAttention | None, *, middle: bool
+) -> nn.Module | None:
+    """What attends over frames behind attention over pixels, or, in a motion network, where a level has none."""
+    temporal, groups = config.temporal, config.norm_groups
+    if isinstance(temporal, Motion):
+        depth, num_heads = temporal.middle_depth if middle else temporal.depth, temporal.num_heads
+        heads = Heads(num_heads, num_heads, channels // num_heads)
+        return TemporalTransformer(channels, heads, depth, groups, temporal.max_frames) if depth else None
+    if temporal is None or attention is None:
+        return None
+    heads = Heads(attention.num_heads, attention.num_heads, channels // attention.num_heads)
+    if isinstance(temporal, Pseudo3d):
+        return TemporalAttention(channels, heads, groups, config.norm_eps) if temporal.attention else None
+    return TemporalTransformer(channels, heads, temporal.depth, groups)
+
+
+def stem_over_frames(config: UNet, channels: int) -> nn.Module | None:
+    """The transformer over frames behind the first convolution of a text-to-video network."""
+    temporal = config.temporal
+    if not isinstance(temporal, TextToVideo):
+        return None
+    heads = Heads(temporal.stem_num_heads, temporal.stem_num_heads, temporal.stem_head_dim)
+    return TemporalTransformer(channels, heads, temporal.depth, config.norm_groups)

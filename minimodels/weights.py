@@ -1,0 +1,196 @@
+"""Weights of others: a local directory in the format of diffusers or transformers -> our module with its weights.
+
+The directory holds `config.json` and safetensors, one file or several with an index; pickles are never read. How
+each class maps onto ours stands in `peer_*.py`.
+
+What comes back is called as everything of ours: `unet(x, t, context)`, `encoder(tokens, mask=None)`,
+`autoencoder.encode(x)` and `autoencoder.decode(z)`, `llama(tokens, cache=None, pos=0)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from minimodels.blocks import Computed
+from minimodels.config import Part
+from minimodels.peer import Peer, State, Table
+from minimodels.run import NoInitialisation
+
+FILES = ("peer_unet", "peer_video", "peer_autoencoder", "peer_tokens", "peer_text")
+STEMS = "diffusion_pytorch_model", "model"
+PICKLES = ".bin", ".pt", ".pth", ".ckpt"
+MAX_JSON = 1 << 26  # bytes: the index of a large model has some hundred thousand
+
+
+def from_pretrained(
+    directory: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """The module of a directory that diffusers or transformers wrote, in evaluation mode, with its weights.
+
+    dtype: as stored where it is None.
+
+    Raises:
+        ValueError: no safetensors; the class, a setting or a weight has no equal here; a weight is missing; shapes
+            disagree.
+    """
+    directory = Path(directory)
+    peer, part = read(directory)
+    return load(peer, part, directory, dtype, device)
+
+
+def read(directory: Path) -> tuple[Peer, Part]:
+    """The class of a directory, and its config as a part of ours."""
+    path = directory / "config.json"
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is not a directory")
+    if not path.is_file() and (directory / "model_index.json").is_file():
+        raise ValueError(f"{directory} is a whole pipeline: name one of its components, such as {directory / 'unet'}")
+    table = read_json(path)
+    architectures, known = table.get("architectures"), peers()
+    name = table.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else None)
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{path}: class {name!r} is not supported; supported are {', '.join(known)}")
+    try:
+        return known[name], known[name].part(table)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"{path}: as {where or 'a part'} of ours: {problem['msg']}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def peers() -> dict[str, Peer]:
+    """All classes that can be read, by name."""
+    found: dict[str, Peer] = {}
+    for file in FILES:
+        found |= import_module(f"minimodels.{file}").PEERS
+    return found
+
+
+def load(
+    peer: Peer,
+    part: Part,
+    directory: Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """The module of a part, with the weights of a directory of that class."""
+    with torch.device("meta"), NoInitialisation():
+        module = peer.build(part)
+    state = peer.convert(_stored(directory, str(device)))
+    _assign(module, peer, state, directory)
+    for child in module.modules():
+        if isinstance(child, Computed):
+            child.to_empty(device=device)
+            child.fill()
+    first = next(module.parameters())
+    return module.to(dtype or first.dtype).eval().requires_grad_(False)
+
+
+def read_json(path: Path) -> Table:
+    """The table in a JSON file."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON + 1)
+        table = json.loads(data) if len(data) <= MAX_JSON else None
+    except OSError as error:
+        raise ValueError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} holds no JSON table")
+    return table
+
+
+def _stored(directory: Path, device: str) -> State:
+    """All tensors of a directory by the names they have there."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError("weights need the package safetensors: pip install 'minimodels[weights]'") from None
+    state: State = {}
+    for path in _files(directory):
+        try:
+            state |= load_file(path, device=device)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"cannot read {str(path)!r}: {error}") from None
+    return state
+
+
+def _files(directory: Path) -> list[Path]:
+    """The safetensors files that make up a model: one, or the shards that an index names."""
+    for stem in STEMS:
+        if (whole := directory / f"{stem}.safetensors").is_file():
+            return [whole]
+        index = directory / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            shards = read_json(index).get("weight_map")
+            if not isinstance(shards, dict) or not shards:
+                raise ValueError(f"{index} names no shards: it has no weight_map")
+            names = sorted(set(map(str, shards.values())))
+            for name in names:
+                if Path(name).name != name or not (directory / name).is_file():
+                    raise ValueError(f"{index} names {name!r}, which is no file beside it")
+            return [directory / name for name in names]
+    reason = "it has neither"
+    for path in sorted(directory.iterdir()):
+        if path.suffix == ".safetensors":
+            reason = f"it has {path.name}, which must have that name"
+        elif path.suffix in PICKLES:
+            reason = f"it has {path.name}, and pickles are never read: save it as safetensors"
+    raise ValueError(f"{directory}: weights must be in {STEMS[0]}.safetensors or {STEMS[1]}.safetensors; {reason}")
+
+
+def _assign(module: nn.Module, peer: Peer, state: State, directory: Path) -> None:
+    """Give the module its weights, every one of them, and leave none over."""
+    theirs = {peer.rename(name): name for name in state}
+    theirs.pop("", None)
+    found = {ours: state[name] for ours, name in theirs.items()}
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in found]
+    homes = {id(found[name]) for name in expected if name in found}
+    surplus = [name for name in found if name not in expected and id(found[name]) not in homes]
+    if missing or surplus:
+        raise ValueError(
+            "; ".join(
+                f"{directory}: {len(names)} weights {what}: {_some(names)}"
+                for names, what in (
+                    (missing, "of ours are missing from the file"),
+                    ([theirs[name] for name in surplus], "of the file have no place in ours"),
+                )
+                if names
+            )
+        )
+    for name, value in expected.items():
+        if found[name].shape != value.shape:
+            raise ValueError(
+                f"{directory}: {theirs[name]} is {tuple(found[name].shape)} in the file, "
+                f"{name} is {tuple(value.shape)} by config.json"
+            )
+    _check_shared(module, found, theirs, directory)
+    module.load_state_dict({name: found[name] for name in expected}, assign=True)
+
+
+def _check_shared(module: nn.Module, found: State, theirs: dict[str, str], directory: Path) -> None:
+    """Names of ours that are one parameter must be one in the file as well."""
+    first: dict[int, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(parameter), name)
+        if found[other] is not found[name] and not torch.equal(found[other], found[name]):
+            raise ValueError(f"{directory}: {theirs[other]} and {theirs[name]} differ; they are one in our module")
+
+
+def _some(names: Iterable[Any]) -> str:
+    """Three of the names."""
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
