@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from minimodels.autoencoder_config import KlDecoder
 from minimodels.config import Architecture, Factor, Length, Strict, TextEncoder
-from minimodels.unet_config import Denoiser, Prior, UNet, check_divides
+from minimodels.unet_config import Denoiser, Motion, Prior, UNet, check_divides
 
 
 class Schedule(Strict):
@@ -64,19 +64,23 @@ class LatentRun(Denoising):
     image_size: Length
 
 
-class LatentDiffusion(Architecture):
-    """Text to latents in many steps of one UNet, latents to pixels (latent diffusion, Stable Diffusion)."""
+class LatentVideoRun(LatentRun):
+    """Run defaults of latent diffusion of video."""
 
-    kind: Literal["latent-diffusion"]
+    frames: Length
+
+
+class LatentModel(Architecture):
+    """What latent diffusion of images and of video share: texts, one UNet over latents, a decoder of frames."""
+
     text_encoder: TextEncoder
     second_text_encoder: TextEncoder | None = Field(default=None, description="none where not given")
     unet: UNet
     decoder: KlDecoder
     schedule: Schedule
-    run: LatentRun
 
-    @model_validator(mode="after")
-    def _consistent(self) -> LatentDiffusion:
+    def check(self, run: LatentRun) -> None:
+        """Raise a ValueError unless the parts fit each other and the run."""
         self._check_text()
         if self.unet.in_channels != self.decoder.latent_channels:
             raise ValueError(
@@ -88,9 +92,8 @@ class LatentDiffusion(Architecture):
                 f"unet.out_channels {self.unet.out_channels} differ from in_channels {self.unet.in_channels}"
             )
         shrinks = self.decoder.grows * self.unet.shrinks
-        check_divides("run.image_size", self.run.image_size, "the shrinking of decoder and UNet,", shrinks)
-        self.run.check("run", self.schedule)
-        return self
+        check_divides("run.image_size", run.image_size, "the shrinking of decoder and UNet,", shrinks)
+        run.check("run", self.schedule)
 
     def _check_text(self) -> None:
         unet, first, second = self.unet, self.text_encoder, self.second_text_encoder
@@ -114,6 +117,42 @@ class LatentDiffusion(Architecture):
     def pooled_dim(self) -> int | None:
         """Width of the vector that stands for the whole text: that of the last encoder."""
         return (self.second_text_encoder or self.text_encoder).projection
+
+
+class LatentDiffusion(LatentModel):
+    """Text to latents in many steps of one UNet, latents to pixels (latent diffusion, Stable Diffusion)."""
+
+    kind: Literal["latent-diffusion"]
+    run: LatentRun
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LatentDiffusion:
+        self.check(self.run)
+        if self.unet.temporal is not None:
+            raise ValueError("unet.temporal makes a network for video, which needs kind 'latent-video'")
+        return self
+
+    @property
+    def latent_size(self) -> int:
+        """Side of the latents."""
+        return self.run.image_size // self.decoder.grows
+
+
+class LatentVideo(LatentModel):
+    """Text to the latents of all frames in many steps of one UNet, latents to frames (ModelScope, AnimateDiff)."""
+
+    kind: Literal["latent-video"]
+    run: LatentVideoRun
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LatentVideo:
+        self.check(self.run)
+        temporal = self.unet.temporal
+        if temporal is None:
+            raise ValueError("unet has no section temporal: a network for video needs one")
+        if isinstance(temporal, Motion) and self.run.frames > temporal.max_frames:
+            raise ValueError(f"run.frames {self.run.frames} exceed unet.temporal.max_frames {temporal.max_frames}")
+        return self
 
     @property
     def latent_size(self) -> int:

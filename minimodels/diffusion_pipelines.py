@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, Denoising, LatentDiffusion, Schedule
+from minimodels.diffusion_config import (
+    CascadedDiffusion,
+    CascadedVideo,
+    Denoising,
+    LatentDiffusion,
+    LatentVideo,
+    Schedule,
+)
 from minimodels.run import STAGE, scope, steps
 from minimodels.samplers import Sampler, guide
 from minimodels.transformer import TextEncoder
@@ -53,18 +60,37 @@ def _with_empty(text: Tensor, guided: bool) -> Tensor:
 
 def latent_diffusion(config: LatentDiffusion, parts: nn.ModuleDict, text: Tensor) -> Tensor:
     """Tokens of each text encoder, one after the other (b, n) -> pixels: encode, denoise latents, decode."""
-    unet, run, side = parts["unet"], config.run, config.latent_size
-    with scope(STAGE, "text_encoder"):
-        context, told = _texts(config, parts, _with_empty(text, run.guidance_scale != 1))
-    with scope(STAGE, "denoise"):
-        x = context.new_empty(len(text), config.unet.in_channels, side, side).normal_()
-        x = denoise(x, run, config.schedule, lambda x, t: unet(x, t, context, **told))
-        del context, told
+    x = _latents(config, parts, text, ())
     with scope(STAGE, "decode"):
         return parts["decoder"](x)
 
 
-def _texts(config: LatentDiffusion, parts: nn.ModuleDict, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def latent_video(config: LatentVideo, parts: nn.ModuleDict, text: Tensor) -> Tensor:
+    """Tokens of each text encoder, one after the other (b, n) -> video: as of images, then decode frame by frame."""
+    run, frames = config.run, config.run.frames
+    x = _latents(config, parts, text, (frames,))
+    with scope(STAGE, "decode"):
+        video = x.new_empty(len(text), 3, frames, run.image_size, run.image_size)
+        for frame in steps("frames", frames, "constant"):
+            video[:, :, frame] = parts["decoder"](x[:, :, frame])
+        return video
+
+
+def _latents(
+    config: LatentDiffusion | LatentVideo, parts: nn.ModuleDict, text: Tensor, frames: tuple[int, ...]
+) -> Tensor:
+    """Encode the text and denoise latents (b, c, *frames, h, w)."""
+    unet, run, side = parts["unet"], config.run, config.latent_size
+    with scope(STAGE, "text_encoder"):
+        context, told = _texts(config, parts, _with_empty(text, run.guidance_scale != 1))
+    with scope(STAGE, "denoise"):
+        x = context.new_empty(len(text), config.unet.in_channels, *frames, side, side).normal_()
+        return denoise(x, run, config.schedule, lambda x, t: unet(x, t, context, **told))
+
+
+def _texts(
+    config: LatentDiffusion | LatentVideo, parts: nn.ModuleDict, text: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The features attended to (b, m, d), and what else of the text the UNet is told."""
     features: list[Tensor] = []
     told: dict[str, Tensor] = {}
@@ -84,7 +110,7 @@ def _texts(config: LatentDiffusion, parts: nn.ModuleDict, text: Tensor) -> tuple
     return features[0] if len(features) == 1 else torch.cat(features, dim=-1), told
 
 
-def _vector(config: LatentDiffusion, pooled: Tensor) -> Tensor:
+def _vector(config: LatentDiffusion | LatentVideo, pooled: Tensor) -> Tensor:
     """The pooled text beside sinusoids of the sizes and crops, all told as the image's side: (b, vector.dim)."""
     vector = config.unet.vector
     assert vector is not None, "asked for"
@@ -110,7 +136,10 @@ def cascaded_diffusion(config: CascadedDiffusion, parts: nn.ModuleDict, text: Te
             low = both(enlarge(image, side, schedule), run)
             level = _noise_level(low, schedule)
             image = denoise(
-                x, run, schedule, lambda x, t: network(torch.cat([x, low], dim=1), t, context, noise_level=level)  # noqa: B023
+                x,
+                run,
+                schedule,
+                lambda x, t: network(torch.cat([x, low], dim=1), t, context, noise_level=level),  # noqa: B023
             )
     assert image is not None, "a cascade has networks"
     return image
@@ -196,7 +225,9 @@ def _frame_by_frame(config: CascadedVideo, network: nn.Module, video: Tensor, si
         low = both(enlarge(video[:, :, frame], side, schedule), run)
         told = {"noise_level": _noise_level(low, schedule)} if part.noise_level else {}
         result[:, :, frame] = denoise(
-            noise, run, schedule, lambda x, t: network(torch.cat([x, low], dim=1), t, **told)  # noqa: B023
+            noise,
+            run,
+            schedule,
+            lambda x, t: network(torch.cat([x, low], dim=1), t, **told),  # noqa: B023
         )
     return result
-

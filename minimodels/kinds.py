@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from minimodels.config import AutoregressiveImage, LanguageModel
-from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion
+from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion, LatentVideo
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelVideo
 
 Config = (
     AutoregressiveImage
     | LanguageModel
     | LatentDiffusion
+    | LatentVideo
     | CascadedDiffusion
     | CascadedVideo
     | ParallelImage
@@ -20,6 +21,7 @@ KINDS: dict[str, type[Config]] = {
     "autoregressive-image": AutoregressiveImage,
     "language-model": LanguageModel,
     "latent-diffusion": LatentDiffusion,
+    "latent-video": LatentVideo,
     "cascaded-diffusion": CascadedDiffusion,
     "cascaded-video": CascadedVideo,
     "parallel-image": ParallelImage,

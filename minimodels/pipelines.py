@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minimodels import diffusion_pipelines, token_pipelines
 from minimodels.config import Architecture, AutoregressiveImage, LanguageModel, TextEncoder
-from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion
+from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion, LatentVideo
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelVideo
 
 PIPELINES: dict[type[Architecture], Callable[[Any, nn.ModuleDict, Tensor], Tensor]] = {
@@ -24,6 +24,7 @@ PIPELINES: dict[type[Architecture], Callable[[Any, nn.ModuleDict, Tensor], Tenso
     ParallelVideo: token_pipelines.parallel_video,
     MaskedImage: token_pipelines.masked_image,
     LatentDiffusion: diffusion_pipelines.latent_diffusion,
+    LatentVideo: diffusion_pipelines.latent_video,
     CascadedDiffusion: diffusion_pipelines.cascaded_diffusion,
     CascadedVideo: diffusion_pipelines.cascaded_video,
 }

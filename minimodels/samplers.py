@@ -70,7 +70,7 @@ def unmask(tokens: Tensor, logits: Tensor, mask: int, masked: int, temperature: 
     gumbel = -torch.empty_like(own).exponential_().log()
     sure = torch.where(hidden, own.log() + noise * gumbel, math.inf)
     rank = sure.argsort(dim=-1).argsort(dim=-1)
-    return torch.where(hidden & (rank < masked), mask, drawn)
+    return torch.where(torch.where(hidden, rank, masked) < masked, mask, drawn)
 
 
 def signals(schedule: Schedule) -> list[float]:
@@ -122,8 +122,7 @@ class Sampler:
         visited = [signal[t] for t in timesteps]
         last = signal[0] if run.sampler == "ddim" else 1.0
         after = [last, *visited[:-1]]
-        timesteps.reverse(), visited.reverse(), after.reverse()
-        return cls(run.sampler, schedule.prediction, run.dynamic_threshold, timesteps, visited, after)
+        return cls(run.sampler, schedule.prediction, run.dynamic_threshold, timesteps[::-1], visited[::-1], after[::-1])
 
     def start(self, noise: Tensor) -> Tensor:
         """The state before the first step, from normal noise of its shape."""

@@ -149,6 +149,11 @@ class MaskedImage(Architecture):
         return self
 
     @property
+    def mask(self) -> int:
+        """The token that stands for none."""
+        return self.transformer.vocab - 1
+
+    @property
     def side(self) -> int:
         """Tokens per side of the image."""
         return self.run.image_size // self.decoder.grows

@@ -7,6 +7,7 @@ zeros; where guidance is on, networks run both texts side by side, so their batc
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -19,7 +20,7 @@ from minimodels.run import STAGE, scope, steps
 from minimodels.samplers import guide, sample_token, still_masked, unmask
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelRun, ParallelVideo
 from minimodels.transformer import Cache, Decoder, TextEncoder, TextToTokens, start_tokens
-from minimodels.uvit import UVit
+from minimodels.uvit import Told, UVit
 
 AESTHETIC_SCORE = 6.0  # what aMUSEd is told of every image: the released pipeline's default
 
@@ -72,17 +73,15 @@ def parallel_image(config: ParallelImage, parts: nn.ModuleDict, text: Tensor) ->
         features = parts["text_encoder"](_with_empty(text, run.guidance_scale != 1))
     with scope(STAGE, "transformer"):
         lower = cast(MaskedTransformer, parts["transformer"])
-        context, shape = lower.context(features), (len(text), config.transformer.tokens)
-        low = fill(
-            lambda tokens: lower(tokens, context), text.new_full(shape, lower.vocab), lower.vocab, run, run.steps
-        )
+        masked = _masked(text, config.transformer.tokens, lower.vocab)
+        low = fill(partial(lower, context=lower.context(features)), masked, lower.vocab, run, run.steps)
     with scope(STAGE, "super_resolution"):
         upper = cast(MaskedTransformer, parts["super_resolution"])
         doubled = torch.cat([low, low]) if run.guidance_scale != 1 else low
-        context = upper.context(features, doubled)
-        masked = text.new_full((len(text), config.super_resolution.tokens), upper.vocab)
-        tokens = fill(lambda tokens: upper(tokens, context), masked, upper.vocab, run, run.super_resolution_steps)
-        del features, context
+        predict = partial(upper, context=upper.context(features, doubled))
+        masked = _masked(text, config.super_resolution.tokens, upper.vocab)
+        tokens = fill(predict, masked, upper.vocab, run, run.super_resolution_steps)
+        del features, predict
     with scope(STAGE, "decode"):
         height, width = config.super_resolution.axes
         return parts["decoder"](rearrange(tokens, "b (h w) -> b h w", h=height, w=width))
@@ -95,10 +94,10 @@ def parallel_video(config: ParallelVideo, parts: nn.ModuleDict, text: Tensor) ->
         features = parts["text_encoder"](_with_empty(text, run.guidance_scale != 1))
     with scope(STAGE, "transformer"):
         network = cast(MaskedTransformer, parts["transformer"])
-        context, shape = network.context(features), (len(text), config.token_frames * height * width)
-        masked = text.new_full(shape, network.vocab)
-        tokens = fill(lambda tokens: network(tokens, context), masked, network.vocab, run, run.steps, ramp=False)
-        del features, context
+        predict = partial(network, context=network.context(features))
+        masked = _masked(text, config.token_frames * height * width, network.vocab)
+        tokens = fill(predict, masked, network.vocab, run, run.steps, ramp=False)
+        del features, predict
     with scope(STAGE, "decode"):
         return parts["decoder"](rearrange(tokens, "b (f h w) -> b f h w", h=height, w=width))
 
@@ -112,17 +111,22 @@ def masked_image(config: MaskedImage, parts: nn.ModuleDict, text: Tensor) -> Ten
         network = cast(UVit, parts["transformer"])
         numbers = pooled.new_zeros(len(pooled), 5)  # width, height, crop left and top, aesthetic score
         numbers[:, :2], numbers[:, 4] = run.image_size, AESTHETIC_SCORE
-        told = network.context(features, pooled, numbers)
-
-        def predict(tokens: Tensor) -> Tensor:
-            logits = network(rearrange(tokens, "b (h w) -> b h w", h=side), told)
-            return rearrange(logits, "b vocab h w -> b (h w) vocab")
-
-        mask = config.transformer.vocab - 1
-        tokens = fill(predict, text.new_full((len(text), side**2), mask), mask, run, run.steps, ramp=False)
-        del features, pooled, told
+        predict, mask = partial(_flat, network, network.context(features, pooled, numbers), side), config.mask
+        tokens = fill(predict, _masked(text, side**2, mask), mask, run, run.steps, ramp=False)
+        del features, pooled, predict
     with scope(STAGE, "decode"):
         return parts["decoder"](rearrange(tokens, "b (h w) -> b h w", h=side))
+
+
+def _flat(network: UVit, told: Told, side: int, tokens: Tensor) -> Tensor:
+    """Logits (b, n, vocab) of a square of tokens (b, n), row by row."""
+    logits = network(rearrange(tokens, "b (h w) -> b h w", h=side), told)
+    return rearrange(logits, "b vocab h w -> b (h w) vocab")
+
+
+def _masked(text: Tensor, count: int, mask: int) -> Tensor:
+    """Masks (b, count), as many as there are texts (b, n)."""
+    return torch.full((len(text), count), mask, dtype=torch.long, device=text.device)
 
 
 def fill(

@@ -96,6 +96,7 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("matmul", "mm", "bmm"), matrix.matmul),
     **dict.fromkeys(("addmm", "baddbmm"), matrix.addmm),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), matrix.convolution),
+    "conv_transpose2d": matrix.transposed_convolution,
     "scaled_dot_product_attention": matrix.attention,
     "cdist": matrix.cdist,
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm"), memory.norm),

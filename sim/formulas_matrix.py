@@ -83,6 +83,17 @@ def convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor
     return copying(work, uncontiguous(x))
 
 
+def transposed_convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+    """Every pixel of x gives a patch of y: channels count the places of the patch, taps are those of x."""
+    x, weight = args[:2]
+    groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+    read, written = traffic(args, kwargs, out)
+    pixels = x.shape[0] * prod(x.shape[2:])
+    channels, taps = prod(weight.shape[1:]), weight.shape[0] // groups
+    work = Work("conv", 2 * groups * pixels * channels * taps, read, written, 1, (groups, pixels, channels, taps))
+    return copying(work, uncontiguous(x))
+
+
 def attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     q, k, v = args[:3]
     read, written = traffic(args, kwargs, out)

@@ -10,8 +10,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minimodels.blocks import Attention, Computed, Heads
+from minimodels.diffusion_config import CascadedVideo, LatentDiffusion, LatentVideo
 from minimodels.loader import load
-from minimodels.run import Run
+from minimodels.pipelines import example_input, generate
+from minimodels.run import Run, build
 from minimodels.sim.profile import Profile
 from minimodels.sim.simulate import simulate
 from minimodels.unet import UNet
@@ -164,6 +166,38 @@ def test_an_impossible_motion_network_is_refused(changes: dict[str, Any], messag
         config(KINDS["motion"] | changes)
 
 
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("animatediff-tiny", "run.frames=8", "run.frames 8 exceed unet.temporal.max_frames 7"),
+        ("stable-diffusion-tiny", "kind=latent-video", "run.frames"),
+        ("modelscope-tiny", "kind=latent-diffusion", "run.frames"),
+    ],
+)
+def test_an_impossible_video_model_is_refused(name: str, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(name, [override])
+
+
+def test_temporal_and_the_kind_of_model_go_together() -> None:
+    image, video = (load(f"{name}-tiny").model_dump() for name in ("stable-diffusion", "modelscope"))
+    temporal = video["unet"].pop("temporal")
+    with pytest.raises(ValueError, match="unet has no section temporal"):
+        LatentVideo.model_validate(video)
+    image["unet"]["temporal"] = temporal
+    with pytest.raises(ValueError, match="needs kind 'latent-video'"):
+        LatentDiffusion.model_validate(image)
+
+
+@pytest.mark.parametrize("name", ["animatediff-tiny", "make-a-video-tiny", "modelscope-tiny"])
+def test_a_video_has_the_frames_it_is_asked_for(name: str) -> None:
+    model = load(name, lengths={"frames": 3})
+    frames = 5 if name == "make-a-video-tiny" else 3  # that one puts a frame between each two
+    assert isinstance(model, CascadedVideo | LatentVideo)
+    video = generate(model, build(model), example_input(model, 2, "cpu"))
+    assert video.shape == (2, 3, frames, model.run.image_size, model.run.image_size) and video.isfinite().all()
+
+
 def attentions(found: Profile) -> dict[str, set[tuple[str, int, int]]]:
     """By stage: role, query and key length in tokens of every attention."""
     stages: dict[str, set[tuple[str, int, int]]] = {}
@@ -182,3 +216,11 @@ def test_a_walk_tells_attention_over_pixels_from_attention_over_frames() -> None
     assert told.pop("interpolation") == {("spatial", pixels, keys), ("temporal", 5, 5)}
     assert {role for calls in told.values() for role, _, _ in calls} == {"self"}, "text encoder and prior: no video"
     assert told.keys() == {"text_encoder", "prior"}
+
+
+@pytest.mark.parametrize("name", ["animatediff-tiny", "modelscope-tiny"])
+def test_a_walk_tells_text_apart_where_it_has_attention_of_its_own(name: str) -> None:
+    told = attentions(simulate(load(name), Run()))
+    sides = {12 * 12, 6 * 6}  # latents of 24 px, and half of them in the middle
+    spatial = {("spatial", n, n) for n in sides}
+    assert told["denoise"] == spatial | {("cross", n, 7) for n in sides} | {("temporal", 5, 5)}

@@ -113,4 +113,5 @@ def compare(title: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not all([compare(title) for title in CASES]))
+    results = [compare(title) for title in CASES]
+    sys.exit(not all(results))

@@ -1,8 +1,8 @@
 """What torch.profiler sees of a real CPU run: per outermost operator its matrix products, convolutions, copies.
 
 Nothing here comes from the walk or its formulas: shapes, strides and arguments are those the profiler recorded,
-bytes are those of the allocator's events. oneDNN is off, so that a convolution is im2col and one matrix product on
-every processor; one thread runs.
+bytes are those of the allocator's events. oneDNN and NNPACK are off, so that a convolution is im2col and one matrix
+product on every processor; one thread runs.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def observe(name: str, batch: int, attention: str) -> list[Operator]:
 
 @contextmanager
 def plain_cpu() -> Iterator[None]:
-    """One thread, no oneDNN: the same kernels and buffers on every processor."""
+    """One thread, no oneDNN, no NNPACK: the same kernels and buffers on every processor."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.backends.mkldnn.flags(enabled=False):
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
             yield
     finally:
         torch.set_num_threads(threads)
@@ -113,10 +113,14 @@ def _note(outer: Operator, name: str, shapes: list[Any], event: Any) -> None:
 
 
 def _convolution(shapes: list[list[int]], arguments: list[Any]) -> Gemm:
-    """A convolution as a matrix product: groups, pixels of the result, channels per group, taps."""
+    """A convolution as a matrix product: groups, pixels of the result, channels per group, taps.
+
+    A transposed one: groups, pixels of the input, taps per group, channels of the input per group.
+    """
     (batch, _, *size), (channels, *taps) = shapes[:2]
     stride, padding, dilation, transposed, _, groups = arguments[3:9]
-    assert not transposed
+    if transposed:
+        return groups, batch * prod(size), prod(taps), channels // groups
     out = [
         (n + 2 * p - d * (t - 1) - 1) // s + 1
         for n, t, s, p, d in zip(size, taps[1:], stride, padding, dilation, strict=True)

@@ -98,6 +98,8 @@ PRODUCTS: list[tuple[str, tuple[int, ...], Callable[[], Any]]] = [
     ("conv1d", (1, 14, 5, 3 * 3), lambda: F.conv1d(ROWS, empty(5, 3, 3), padding=1)),
     ("conv2d", (1, 70, 5, 3), lambda: F.conv2d(PLANES, empty(5, 3, 1, 1))),
     ("conv2d", (3, 30, 2, 9), lambda: F.conv2d(PLANES, empty(6, 1, 3, 3), groups=3)),
+    ("conv_transpose2d", (1, 70, 5 * 4, 3), lambda: F.conv_transpose2d(PLANES, empty(3, 5, 2, 2), stride=2)),
+    ("conv_transpose2d", (3, 70, 2 * 9, 1), lambda: F.conv_transpose2d(PLANES, empty(3, 2, 3, 3), groups=3)),
     ("conv3d", (1, 2 * 2 * 3 * 5, 5, 3 * 27), lambda: F.conv3d(VOLUME, empty(5, 3, 3, 3, 3))),
     ("conv3d", (1, 280, 5, 9), lambda: F.conv3d(VOLUME, empty(5, 3, 3, 1, 1), padding="same")),
 ]
