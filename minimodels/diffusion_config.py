@@ -196,6 +196,11 @@ class CascadedDiffusion(Architecture):
             network: Denoiser = getattr(self, name)
             check_divides(f"the side of {name}", side, "its shrinking", network.shrinks)
             check_channels(name, network, colors)
+            width = network.text_dim or network.context_dim
+            if width not in (None, self.text_encoder.stack.dim):
+                raise ValueError(
+                    f"{name} reads text of width {width}, text_encoder.stack.dim is {self.text_encoder.stack.dim}"
+                )
             getattr(self.run, name).check(f"run.{name}", getattr(self.schedules, name))
         return self
 

@@ -23,12 +23,12 @@ from minimodels.diffusion_config import (
     Schedule,
 )
 from minimodels.run import STAGE, scope, steps
-from minimodels.samplers import Sampler, guide
+from minimodels.samplers import Sampler, guide, signals
 from minimodels.transformer import TextEncoder
 from minimodels.unet_blocks import timestep_features
 from minimodels.unet_config import UNet
 
-AUGMENTATION = 0.1  # share of timesteps of noise on a low-resolution image; Imagen sweeps it
+AUGMENTATION = 0.1  # noise on a low-resolution image, as a share of the timesteps; Imagen sweeps it
 FRAME_RATE = 4.0  # frames per second that video networks are told
 
 
@@ -151,8 +151,7 @@ def enlarge(image: Tensor, side: int, schedule: Schedule) -> Tensor:
     Source: Ho et al. 2021, arXiv 2106.15282, section 4.
     """
     low = F.interpolate(image, size=(side, side), mode="bilinear")
-    signal = Sampler.of(schedule, Denoising(steps=1, guidance_scale=1, sampler="ddim")).signal[0]
-    signal = 1 - AUGMENTATION * (1 - signal)
+    signal = signals(schedule)[int(AUGMENTATION * schedule.timesteps)]
     return signal**0.5 * low + (1 - signal) ** 0.5 * torch.empty_like(low).normal_()
 
 
@@ -167,21 +166,13 @@ def cascaded_video(config: CascadedVideo, parts: nn.ModuleDict, text: Tensor) ->
     """
     run, schedules, (small, middle, large) = config.run, config.schedules, config.sides
     batch, frames = len(text), config.total_frames
-    with scope(STAGE, "text_encoder"):
-        encoder = cast(TextEncoder, parts["text_encoder"])
-        features, embedding = encoder.pooled(_with_empty(text, run.prior.guidance_scale != 1))
-    with scope(STAGE, "prior"):
-        noise = embedding.new_empty(batch, embedding.shape[1]).normal_()
-        prior = parts["prior"]
-        image = denoise(noise, run.prior, schedules.prior, lambda x, t: prior(x, t, features, embedding))
-        nothing = torch.zeros_like(image)
-        del features, embedding, noise
+    image = _image_embedding(config, parts, text)
 
     def told(network: UNet, run: Denoising) -> dict[str, Tensor]:
         guided = run.guidance_scale != 1
         conditions = {}
         if network.image_tokens is not None:
-            conditions["image"] = torch.cat([image, nothing]) if guided else image
+            conditions["image"] = torch.cat([image, torch.zeros_like(image)]) if guided else image
         if network.frame_rate:
             conditions["frame_rate"] = torch.full((batch * (1 + guided),), FRAME_RATE, device=image.device)
         return conditions
@@ -214,6 +205,17 @@ def cascaded_video(config: CascadedVideo, parts: nn.ModuleDict, text: Tensor) ->
         del flat, low
     with scope(STAGE, "super_resolution_2"):
         return _frame_by_frame(config, parts["super_resolution_2"], video, large)
+
+
+def _image_embedding(config: CascadedVideo, parts: nn.ModuleDict, text: Tensor) -> Tensor:
+    """Encode the text, denoise the image embedding (b, embedding_dim) that goes with it."""
+    run, prior = config.run.prior, parts["prior"]
+    with scope(STAGE, "text_encoder"):
+        encoder = cast(TextEncoder, parts["text_encoder"])
+        features, embedding = encoder.pooled(_with_empty(text, run.guidance_scale != 1))
+    with scope(STAGE, "prior"):
+        noise = embedding.new_empty(len(text), embedding.shape[1]).normal_()
+        return denoise(noise, run, config.schedules.prior, lambda x, t: prior(x, t, features, embedding))
 
 
 def _frame_by_frame(config: CascadedVideo, network: nn.Module, video: Tensor, side: int) -> Tensor:

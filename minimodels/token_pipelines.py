@@ -110,7 +110,8 @@ def masked_image(config: MaskedImage, parts: nn.ModuleDict, text: Tensor) -> Ten
     with scope(STAGE, "transformer"):
         network = cast(UVit, parts["transformer"])
         numbers = pooled.new_zeros(len(pooled), 5)  # width, height, crop left and top, aesthetic score
-        numbers[:, :2], numbers[:, 4] = run.image_size, AESTHETIC_SCORE
+        numbers[:, :2].fill_(run.image_size)
+        numbers[:, 4].fill_(AESTHETIC_SCORE)
         predict, mask = partial(_flat, network, network.context(features, pooled, numbers), side), config.mask
         tokens = fill(predict, _masked(text, side**2, mask), mask, run, run.steps, ramp=False)
         del features, pooled, predict
@@ -143,15 +144,15 @@ def fill(
     predict: logits (b, n, vocab) of tokens, both with batch 2b under guidance; ramp: guidance grows with the steps
     from none (Muse, section 2.7); else it is constant.
     """
-    guided = run.guidance_scale != 1
+    guided, codes = run.guidance_scale != 1, mask
     for i in steps("fill", count, "constant"):
         left = 1 - (i + 1) / count
         scale = 1 + (run.guidance_scale - 1) * (1 - left) if ramp else run.guidance_scale
         logits = predict(torch.cat([tokens, tokens]) if guided else tokens)
         logits = guide(logits, scale) if guided else logits
-        masked = still_masked(i, count, tokens.shape[1])
+        masked, codes = still_masked(i, count, tokens.shape[1]), logits.shape[-1]
         tokens = unmask(tokens, logits, mask, masked, run.temperature, run.choice_temperature * left)
-    return tokens
+    return tokens.clamp(max=codes - 1)  # where a profiler runs a few of the steps, masks are left
 
 
 def _with_empty(text: Tensor, guided: bool) -> Tensor:

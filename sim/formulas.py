@@ -105,7 +105,7 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("max", "min", "amax", "amin", "aminmax", "argmax", "argmin"), memory.reduce),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), memory.reduce),
     "cumsum": memory.scan,
-    **dict.fromkeys(("where", "masked_fill_", "outer"), memory.pointwise),
+    **dict.fromkeys(("where", "masked_fill_", "outer", "__and__", "__or__"), memory.pointwise),
     "masked_fill": memory.masked_fill,
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"), memory.resample),
     **dict.fromkeys(("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"), memory.resample_any),
@@ -127,5 +127,5 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "ones", "full", "arange", "linspace"), memory.fill),
     **dict.fromkeys(("randint", "rand", "randn", "fill_", "zero_", "scalar_tensor"), memory.fill),
     **dict.fromkeys(("exponential_", "normal_", "uniform_", "random_"), memory.fill),
-    **dict.fromkeys(("empty", "empty_like", "new_empty", "empty_strided"), memory.nothing),
+    **dict.fromkeys(("empty", "empty_like", "new_empty", "empty_strided", "promote_types"), memory.nothing),
 }

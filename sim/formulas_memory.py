@@ -38,8 +38,8 @@ def _statistics(args: tuple[Any, ...]) -> int:
 
 
 def softmax(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
-    read, written = traffic(args, kwargs, out)
-    return Work("softmax", 0, read, written)
+    work = Work("softmax", 0, *traffic(args, kwargs, out))
+    return copying(work, 0 if args[0].is_contiguous() else size_bytes(args[0]))
 
 
 def reduce(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:

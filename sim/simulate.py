@@ -45,7 +45,8 @@ def simulate(config: Config, run: Run | None = None, progress: Advance = silent)
     walk = walk_config(config, run, device, progress)
     timings = predict(_bucketed(walk.calls, run), device, run.mode)
     memory, weights = account(walk, run)
-    executed = [replace(call, work=timing.work) for call, timing in zip(walk.calls, timings, strict=True)]
+    pairs = zip(walk.calls, timings, strict=True)
+    executed = [call if call.work is timing.work else replace(call, work=timing.work) for call, timing in pairs]
     ops, order = merge(executed, timings)
     return Profile(
         source="simulated",

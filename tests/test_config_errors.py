@@ -78,7 +78,7 @@ def test_a_part_that_is_no_such_section_is_an_error_not_a_crash(tmp_path: Path, 
     ("text", "message"),
     (
         ("", "kind is missing; allowed: autoregressive-image, language-model, latent-diffusion"),
-        ('kind = "languge-model"', "kind is 'languge-model'; allowed: autoregressive-image, language-model, latent-diffusion, cascaded-diffusion, cascaded-video, parallel-image, parallel-video, masked-image; did you mean"),
+        ('kind = "languge-model"', "kind is 'languge-model'; allowed: autoregressive-image, language-model, latent-diffusion, latent-video, cascaded-diffusion, cascaded-video, parallel-image, parallel-video, masked-image; did you mean"),
         ("kind = 3", "kind is 3; allowed"),
         ('base = "llama-tiny"\ntitel = "x"', "unknown key 'titel' in the top level; did you mean title"),
         ('base = "llama-tiny"\n[language_model]\nvocabulary = 3', "unknown key 'vocabulary' in language_model; did you mean vocab"),

@@ -19,7 +19,7 @@ from minimodels import loader
 from minimodels.autoencoder_config import CVivitDecoder, KlDecoder, VqDecoder
 from minimodels.blocks import RotaryTable
 from minimodels.config import ConvUpscaler, DecoderOnly, EncoderDecoder, Part, TextEncoder, VitDecoder
-from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion
+from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentModel
 from minimodels.kernels.attention import attention_backend
 from minimodels.kernels.scope import label
 from minimodels.loader import load
@@ -100,7 +100,7 @@ def test_activations_are_finite_and_of_order_one(name: str, dtype: torch.dtype) 
         size = torch.stack(sizes)
         assert size.isfinite().all(), key
         # Sampling divides by the signal left at the first step, 1/14, and a latent by its scale, 1/5.
-        most = 100 if isinstance(config, LatentDiffusion | CascadedDiffusion | CascadedVideo) else 10
+        most = 100 if isinstance(config, LatentModel | CascadedDiffusion | CascadedVideo) else 10
         assert 0.05 < size.min() and size.max() < most, (key, size)
 
 

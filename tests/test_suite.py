@@ -25,6 +25,8 @@ EXACT = {
     ("sdxl-refiner", "unet"): 2_259_526_660,
     ("imagen", "text_encoder"): 4_762_310_656,
     ("make-a-video", "text_encoder"): 123_650_304,
+    ("modelscope-1.7b", "text_encoder"): 340_387_840,
+    ("modelscope-1.7b", "unet"): 1_411_233_860,
     ("llama2-7b", "language_model"): 6_738_415_616,
     ("llama2-13b", "language_model"): 13_015_864_320,
     ("llama2-70b", "language_model"): 68_976_648_192,

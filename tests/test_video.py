@@ -170,8 +170,8 @@ def test_an_impossible_motion_network_is_refused(changes: dict[str, Any], messag
     ("name", "override", "message"),
     [
         ("animatediff-tiny", "run.frames=8", "run.frames 8 exceed unet.temporal.max_frames 7"),
-        ("stable-diffusion-tiny", "kind=latent-video", "run.frames"),
-        ("modelscope-tiny", "kind=latent-diffusion", "run.frames"),
+        ("stable-diffusion-tiny", "kind=latent-video", "run.frames is missing"),
+        ("modelscope-tiny", "kind=latent-diffusion", "unknown key 'frames' in run"),
     ],
 )
 def test_an_impossible_video_model_is_refused(name: str, override: str, message: str) -> None:

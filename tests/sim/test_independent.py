@@ -36,7 +36,17 @@ from minimodels.sim.traffic import tensors_in
 from tests.sim.evidence import Gemm, Operator, observe, plain_cpu
 
 TINY = [name for name in names() if name.endswith("-tiny")]
-RUNS = [(name, batch, attention) for name in TINY for batch in (1, 2) for attention in ("sdpa", "baseline")]
+BASELINE_TOO = ("llama-tiny", "muse-tiny", "phenaki-tiny")  # with one sample; all others: make test-all
+QUICK = {*((name, 2, "sdpa") for name in TINY), *((name, 1, "baseline") for name in BASELINE_TOO)}
+
+
+def run_of(name: str, batch: int, attention: str) -> Any:
+    """A run of a tiny config as a parameter; tests/conftest.py gives all tests of one run to one worker."""
+    quick = (name, batch, attention) in QUICK
+    return pytest.param(name, batch, attention, marks=() if quick else pytest.mark.slow)
+
+
+RUNS = [run_of(name, batch, attention) for name in TINY for batch in (1, 2) for attention in ("sdpa", "baseline")]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN"),  # said on turning oneDNN off
     pytest.mark.skipif(
@@ -101,6 +111,14 @@ def copy_of_index(op: Operator) -> list[int]:
     return [prod(op.shapes[1]) * INDEX] if len(sizes) == 1 and sizes[0][1] != 1 else []
 
 
+def copies_of_groups(op: Operator, result: int) -> list[int]:
+    """A CPU convolves group after group, each on a copy of its channels, and joins the results; a GPU has kernels."""
+    ((groups, *_),) = op.convolutions
+    if groups == 1:
+        return []
+    return [result] if op.shapes[0][0] == 1 else [prod(op.shapes[0]) * FLOAT, result]
+
+
 def columns(op: Operator) -> int:
     """A convolution unfolds its input: every tap of every pixel, unless it is 1x1 with nothing to unfold."""
     return sum(
@@ -125,14 +143,14 @@ def copies_of_cpu(op: Operator, call: Call) -> list[int]:
     if op.name in ("linear", "addmm"):
         return copy_of_bias(op, sum(m * n for _, m, n, _ in op.gemms))
     if op.convolutions:
-        return copy_of_bias(op, sum(groups * m * n for groups, m, n, _ in op.convolutions))
+        result = call.work.bytes_written - call.work.workspace
+        return copy_of_bias(op, result // FLOAT) + copies_of_groups(op, result)
     if op.name == "embedding":
         return copy_of_index(op)
     if op.name in ("upsample_nearest2d", "upsample_bilinear2d"):
-        # computed channels-last: there with the input, there and back with the result
-        copied = call.work.workspace  # there with the input on every device
-        result = call.work.bytes_written - copied
-        return [prod(op.shapes[0]) * FLOAT - copied, result, result]
+        # computed channels-last: there with the input, there and back with the result; the walk may copy the input too
+        result = call.work.bytes_written - call.work.workspace
+        return [prod(op.shapes[0]) * FLOAT - call.work.workspace, result, result]
     if op.name == "scaled_dot_product_attention" and len(op.shapes) > 3 and op.shapes[3] and op.strides[3][-1] != 1:
         return [prod(op.shapes[3]) * FLOAT]  # a fused kernel takes a bias with contiguous rows only
     if _is_math(call):
@@ -161,7 +179,7 @@ def copied(call: Call) -> int:
         return work.bytes_written
     if work.launches == 1 or work.kernel in ("none", "attention", "math"):
         return 0
-    if call.name in ("masked_fill", "sort"):  # the copy becomes the result
+    if call.name in ("masked_fill", "sort", "argsort"):  # the copy becomes the result
         return work.bytes_written // 2
     return prod(call.shapes[0]) * FLOAT if work.kernel == "norm" else work.workspace
 
@@ -294,7 +312,7 @@ def test_a_real_run_lists_the_walked_operators(name: str, batch: int, attention:
     assert any(label(CORE, "") in path for *_, path, _ in found)
 
 
-@pytest.mark.parametrize("name", [*TINY, "parti-350m"])
-@pytest.mark.parametrize("attention", ("sdpa", "baseline"))
+@pytest.mark.parametrize("name", [*TINY, pytest.param("parti-350m", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attention", ("sdpa", pytest.param("baseline", marks=pytest.mark.slow)))
 def test_a_walk_with_memory_records_what_one_without_does(name: str, attention: str) -> None:
     assert walked(name, 2, attention, False, True) == walked(name, 2, attention, False, False)
