@@ -238,7 +238,8 @@ def _fused(backend: str, q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Te
 
 
 def _mask(bias: Tensor, batch: torch.Size) -> Tensor:
-    """The bias in two or four dimensions, the only ones that torch's kernels take."""
+    """The bias in two or four dimensions, its last one of stride 1: the only ones that torch's kernels take."""
+    bias = bias if bias.stride(-1) == 1 else bias.contiguous()
     if bias.dim() > 3 and len(batch) != 1:
         return bias.expand(*batch, *bias.shape[-3:]).reshape(-1, *bias.shape[-3:])
     return bias[None] if bias.dim() % 2 else bias

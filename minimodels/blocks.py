@@ -113,7 +113,8 @@ class RelativeBias(nn.Module):
         bucket = torch.where(far < exact, far, coarse)
         if self.sides == 2:
             bucket = bucket + (distance > 0).long() * self.buckets
-        return rearrange(self.embedding(bucket), "n m heads -> 1 heads n m")
+        # Contiguous, since the fused kernels of a GPU take no other bias
+        return rearrange(self.embedding(bucket), "n m heads -> 1 heads n m").contiguous()
 
 
 class AxisEmbedding(nn.Module):

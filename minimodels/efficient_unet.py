@@ -10,6 +10,8 @@ enters every residual block, and not the first of each UBlock alone, is inferred
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -87,12 +89,12 @@ class EfficientUNet(nn.Module):
         self.text = nn.Linear(config.text_dim, config.context_dim)
         self.enter = nn.Conv2d(config.in_channels, stem, 3, padding=1)
         sides = [stem, *(block.channels for block in levels)]
-        self.shrink = nn.ModuleList(Downsample(a, b) for a, b in zip(sides, sides[1:], strict=False))
+        self.shrink = nn.ModuleList(Downsample(a, b) for a, b in itertools.pairwise(sides))
         self.down = nn.ModuleList(Level(config, block, [block.channels] * block.res_blocks) for block in levels)
         self.up = nn.ModuleList(
             Level(config, block, [2 * block.channels] * block.res_blocks) for block in reversed(levels)
         )
-        self.grow = nn.ModuleList(Upsample(b, a) for a, b in reversed(list(zip(sides, sides[1:], strict=False))))
+        self.grow = nn.ModuleList(Upsample(b, a) for a, b in reversed(list(itertools.pairwise(sides))))
         self.norm = nn.GroupNorm(config.norm_groups, stem, config.norm_eps)
         self.leave = nn.Conv2d(stem, config.out_channels, 3, padding=1)
 

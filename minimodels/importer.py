@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from minimodels import toml_writer
 from minimodels.config import DecoderOnly, Part
 from minimodels.loader import parse
-from minimodels.peer import Settings, Table
+from minimodels.peers import Settings, Table
 from minimodels.unet_config import UNet
 from minimodels.weights import read, read_json
 

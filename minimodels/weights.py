@@ -1,7 +1,7 @@
 """Weights of others: a local directory in the format of diffusers or transformers -> our module with its weights.
 
 The directory holds `config.json` and safetensors, one file or several with an index; pickles are never read. How
-each class maps onto ours stands in `peer_*.py`.
+each class maps onto ours stands in `peers`.
 
 What comes back is called as everything of ours: `unet(x, t, context)`, `encoder(tokens, mask=None)`,
 `autoencoder.encode(x)` and `autoencoder.decode(z)`, `llama(tokens, cache=None, pos=0)`.
@@ -21,10 +21,10 @@ from torch import nn
 
 from minimodels.blocks import Computed
 from minimodels.config import Part
-from minimodels.peer import Peer, State, Table
+from minimodels.peers import Peer, State, Table
 from minimodels.run import NoInitialisation
 
-FILES = ("peer_unet", "peer_video", "peer_autoencoder", "peer_tokens", "peer_text")
+FILES = ("unet", "video", "autoencoder", "tokens", "text")
 STEMS = "diffusion_pytorch_model", "model"
 PICKLES = ".bin", ".pt", ".pth", ".ckpt"
 MAX_JSON = 1 << 26  # bytes: the index of a large model has some hundred thousand
@@ -72,7 +72,7 @@ def peers() -> dict[str, Peer]:
     """All classes that can be read, by name."""
     found: dict[str, Peer] = {}
     for file in FILES:
-        found |= import_module(f"minimodels.{file}").PEERS
+        found |= import_module(f"minimodels.peers.{file}").PEERS
     return found
 
 

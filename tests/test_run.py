@@ -188,7 +188,8 @@ def arguments(part: Part) -> tuple[Tensor, ...]:
         return (tokens(part.vocab, part.text_len),)
     if isinstance(part, MaskedTransformerConfig):
         text = torch.randn(3, 5, part.text_dim, generator=generator)
-        low = [tokens(part.condition_vocab, prod(part.condition_axes))] if part.condition_vocab else []
+        axes, vocab = part.condition_axes, part.condition_vocab
+        low = [tokens(vocab, prod(axes))] if vocab and axes else []
         return (tokens(part.vocab + 1, part.tokens), text, *low)
     if isinstance(part, UVitConfig):
         grid = torch.randint(part.vocab, (2, 4, 6), generator=generator)
@@ -214,8 +215,8 @@ def arguments(part: Part) -> tuple[Tensor, ...]:
         frames = (3,) if part.temporal else ()
         x = torch.randn(2, part.in_channels, *frames, side, side, generator=generator)
         width = None if part.image_tokens else part.text_dim or part.context_dim
-        context = torch.randn(2, 5, width, generator=generator) if width else None
-        return x, torch.tensor([3, 901]), context
+        context = (torch.randn(2, 5, width, generator=generator),) if width else ()
+        return x, torch.tensor([3, 901]), *context
     raise AssertionError(f"say here what {type(part).__name__} takes")
 
 

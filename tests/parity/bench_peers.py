@@ -12,12 +12,13 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-import diffusers
 import torch
+from diffusers import __version__
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from minimodels.peer_unet import PEERS
+from minimodels.peers.unet import PEERS
 
 PAIRS = 10
 CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...], float]] = {
@@ -66,7 +67,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         run()
     assert watched.profiler is not None and watched.profiler.kineto_results is not None
-    events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events: list[Any] = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
     alive = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         alive += event.nbytes()
@@ -76,7 +77,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 def networks(options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """Ours and theirs of the same config with the same drawn weights."""
-    theirs = diffusers.UNet2DConditionModel(**options).eval().requires_grad_(False)
+    theirs = UNet2DConditionModel(**options).eval().requires_grad_(False)
     peer = PEERS["UNet2DConditionModel"]
     with torch.device("meta"):
         ours = peer.build(peer.part(dict(theirs.config)))
@@ -107,7 +108,7 @@ def compare(title: str) -> bool:
     print(
         f"{title}: {own:.2f} s, diffusers {other:.2f} s; median ratio of {PAIRS} pairs {ratio:.3f} (at most {bar}), "
         f"peak memory ratio {memory:.3f} (at most 1.02); {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"diffusers {diffusers.__version__}"
+        f"diffusers {__version__}"
     )
     return ratio <= bar and memory <= 1.02
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from minimodels.diffusion_config import LatentDiffusion
 from minimodels.kl_autoencoder import KlAutoencoder
 from minimodels.loader import load
-from minimodels.peer_autoencoder import PEERS
+from minimodels.peers.autoencoder import PEERS
 from minimodels.run import parameters
 from minimodels.weights import from_pretrained
 from tests.parity.peers import assert_close, randomise, reread, without_count

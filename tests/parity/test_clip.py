@@ -12,7 +12,7 @@ from torch import Tensor
 from minimodels.diffusion_config import LatentDiffusion
 from minimodels.loader import load
 from minimodels.parts import make
-from minimodels.peer_text import PEERS
+from minimodels.peers.text import PEERS
 from minimodels.run import parameters
 from minimodels.weights import load as load_weights
 from minimodels.weights import read

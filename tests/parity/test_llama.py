@@ -12,7 +12,7 @@ from torch import Tensor
 from minimodels.config import LanguageModel
 from minimodels.loader import load
 from minimodels.parts import make
-from minimodels.peer_text import PEERS
+from minimodels.peers.text import PEERS
 from minimodels.run import parameters
 from minimodels.transformer import Cache
 from tests.parity.peers import assert_close, exact, randomise, reread, without_count

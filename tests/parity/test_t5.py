@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minimodels.loader import load
-from minimodels.peer_text import PEERS
+from minimodels.peers.text import PEERS
 from minimodels.run import parameters
 from minimodels.transformer import Cache
 from minimodels.weights import from_pretrained

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from minimodels.diffusion_config import LatentDiffusion
 from minimodels.loader import load
 from minimodels.parts import make
-from minimodels.peer_unet import PEERS
+from minimodels.peers.unet import PEERS
 from minimodels.run import parameters
 from minimodels.unet_blocks import timestep_features
 from tests.parity.peers import assert_close, randomise, reread, without_count

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minimodels.peer import Peer, Settings, State, Table
+from minimodels.peers import Peer, Settings, State, Table
 from minimodels.unet import UNet
 from minimodels.unet_config import UNet as UNetConfig
 

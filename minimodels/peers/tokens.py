@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minimodels.autoencoder_config import VqDecoder
-from minimodels.peer import Peer, Settings, State, Table
+from minimodels.peers import Peer, Settings, State, Table
 from minimodels.token_config import UVit as UVitConfig
 from minimodels.unet_config import check_divides
 from minimodels.uvit import UVit

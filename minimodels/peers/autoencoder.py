@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from minimodels.autoencoder_config import KlDecoder
 from minimodels.kl_autoencoder import KlAutoencoder
-from minimodels.peer import Peer, Settings, Table
-from minimodels.peer_tokens import CONV_NAMES
+from minimodels.peers import Peer, Settings, Table
+from minimodels.peers.tokens import CONV_NAMES
 
 
 def kl_decoder(table: Table) -> KlDecoder:

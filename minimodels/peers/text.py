@@ -6,7 +6,7 @@ The tokens of `T5ForConditionalGeneration` on both sides are text; our record ca
 from __future__ import annotations
 
 from minimodels.config import DecoderOnly, EncoderDecoder, TextEncoder
-from minimodels.peer import Peer, Settings, State, Table
+from minimodels.peers import Peer, Settings, State, Table
 from minimodels.transformer import TextEncoder as TextEncoderModule
 from minimodels.transformer import TextToTokens, language_model
 

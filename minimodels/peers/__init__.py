@@ -1,6 +1,6 @@
 """How a class of diffusers or transformers maps onto a part of ours: its config, and the names of its weights.
 
-Each file `peer_*.py` lists the classes of one family in `PEERS`, by the name their `config.json` gives;
+Each file of this package lists the classes of one family in `PEERS`, by the name their `config.json` gives;
 `weights.from_pretrained` looks them up.
 """
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minimodels import peer_unet
-from minimodels.peer import Peer, Settings, Table
+from minimodels.peers import Peer, Settings, Table, unet
 from minimodels.unet import UNet
 from minimodels.unet_config import UNet as UNetConfig
 
@@ -19,7 +18,7 @@ NAMES = (
     (r"\.temp_convs\.(\d+)\.", r".res_blocks.\1.temporal."),
     *((rf"\.temporal\.conv{index + 1}\.0\.", f".temporal.norms.{index}.") for index in range(CONVS)),
     *((rf"\.temporal\.conv{index + 1}\.\d\.", f".temporal.convs.{index}.") for index in range(CONVS)),
-    *peer_unet.NAMES,
+    *unet.NAMES,
     (r"^transformer_in\.", "temporal."),
     (r"^mid_block\.(?:temp_attentions|motion_modules)\.0\.", "middle_attention.time."),
     (r"\.(?:temp_attentions|motion_modules)\.(\d+)\.", r".attentions.\1.time."),
@@ -37,9 +36,7 @@ def text_to_video(table: Table) -> UNetConfig:
     settings = Settings(table)
     settings.one_of("num_attention_heads", None)
     channels, head_dim = _channels(settings), settings.integer("attention_head_dim", 64)
-    for width in channels:
-        if width % head_dim:
-            raise ValueError(f"attention_head_dim {head_dim} does not divide the {width} channels of its level")
+    _check_divides("attention_head_dim", [head_dim] * len(channels), channels)
     attentions = [_attention(1, width // head_dim) for width in [*channels, channels[-1]]]
     temporal = {
         "kind": "text-to-video", "convs": CONVS, "kernel": KERNEL, "depth": 1, "stem_num_heads": STEM_HEADS,
@@ -63,13 +60,16 @@ def motion(table: Table) -> UNetConfig:
     settings.one_of("mid_block_layers", 1)
     channels = _channels(settings)
     heads = settings.integers("num_attention_heads", len(channels), 8)
+    _check_divides("num_attention_heads", heads, channels)
     depths = settings.integers("transformer_layers_per_block", len(channels), 1)
     middle = settings.take("transformer_layers_per_mid_block")
     depths.append(depths[-1] if middle is None else Settings(table).integer("transformer_layers_per_mid_block"))
     attentions = [_attention(depth, number) for depth, number in zip(depths, [*heads, heads[-1]], strict=True)]
+    motion_heads = _same(settings, "motion_num_attention_heads", len(channels), 8)
+    _check_divides("motion_num_attention_heads", [motion_heads] * len(channels), channels)
     temporal = {
         "kind": "motion",
-        "num_heads": _same(settings, "motion_num_attention_heads", len(channels), 8),
+        "num_heads": motion_heads,
         "depth": _same(settings, "temporal_transformer_layers_per_block", len(channels), 1),
         "max_frames": settings.integer("motion_max_seq_length", 32),
     }
@@ -117,6 +117,12 @@ def _channels(settings: Settings) -> list[int]:
 
 def _attention(depth: int, num_heads: int) -> Table:
     return {"kind": "transformer", "depth": depth, "num_heads": num_heads}
+
+
+def _check_divides(name: str, numbers: list[int], channels: list[int]) -> None:
+    for number, width in zip(numbers, channels, strict=True):
+        if width % number:
+            raise ValueError(f"{name} {number} does not divide the {width} channels of its level")
 
 
 def _same(settings: Settings, name: str, length: int, default: int) -> int:
