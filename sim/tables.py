@@ -118,6 +118,9 @@ class Bars:
         yield Padding(Columns(legend, padding=(0, 2)), (0, 0, 0, len("module ")))
 
 
+NO_WORK = ("temperature", "choice_temperature", "sampler", "dynamic_threshold")  # settings that hardly change the work
+
+
 def _heading(profile: Profile) -> list[str]:
     """What ran, on what, measured or simulated; the settings in force; what a user counts in."""
     where = f"on {profile.device.title}"
@@ -128,8 +131,12 @@ def _heading(profile: Profile) -> list[str]:
     settings = {
         key: settings[key] for key in dict.fromkeys(["device", "attention", "dtype", "batch", "mode", *settings])
     }
-    hidden = ("seed", "warmup", "repeats") if profile.source == "simulated" else ()
-    shown = ((key.replace("_", " "), value) for key, value in settings.items() if key not in hidden)
+    hidden = (*NO_WORK, "seed", "warmup", "repeats") if profile.source == "simulated" else NO_WORK
+    shown = (
+        (key.replace("_", " ").replace(".", " "), value)
+        for key, value in settings.items()
+        if key.rpartition(".")[2] not in hidden
+    )
     written = [key if value is True else f"{key} {value}" for key, value in shown if value is not False]
     return [f"{profile.config['name']}: {how}", ", ".join(written), "", ", ".join(_headline(profile))]
 
@@ -203,11 +210,22 @@ def _facts(profile: Profile) -> list[str]:
     return [*lines, *warnings(profile), "", " ".join(sentences.sentences(profile))]
 
 
+def _filters(profile: Profile) -> list[str]:
+    """The time of convolutions by the size of their filters, where there are several sizes."""
+    found, all_of_them = views.by_filter(profile), views.by_category(profile).get("Convolution")
+    shares = [(size, all_of_them and views.share(part, all_of_them)) for size, part in found.items()]
+    if len(found) < 2 or any(share is None for _, share in shares):
+        return []
+    written = ", ".join(f"{size} {units.percent(share)}" for size, share in shares if share is not None)
+    return [f"category Convolution, by filter: {written} of its time"]
+
+
 def profile_summary(profile: Profile, by: By = "stage") -> Group:
     """All that `minibench profile` prints; `by` selects the first table."""
     heading, facts, space = Text("\n".join(_heading(profile))), Text("\n".join(_facts(profile))), Text()
     heading.highlight_regex(r"\A.*", "bold")
-    readings = Text(f"core: the operator itself; module: all inside an attention block is Attention\n{MOVEMENT}")
+    lines = ["core: the operator itself; module: all inside an attention block is Attention", MOVEMENT]
+    readings = Text("\n".join([*lines, *_filters(profile)]))
     parts = (detail(profile, by), categories(profile), Group(readings, space, Bars(profile)), facts)
     return Group(heading, *(piece for part in parts for piece in (space, part)))
 

@@ -256,3 +256,9 @@ def test_a_model_is_shown_beside_its_published_counts() -> None:
     assert cells(text, "upscaler") == ["upscaler", "1,003", "-", "-"]
     assert cells(text, "all") == ["all", "1,208"]
     assert "2 x layers  Layer  72" in text and "q  Linear 6 x 6  36" in text
+
+
+def test_convolutions_are_told_apart_by_their_filters() -> None:
+    shown = written(tables.profile_summary(simulate(loader.load("stable-diffusion-tiny"), Run())))
+    assert "category Convolution, by filter: 3x3 " in shown and ", 1x1 " in shown
+    assert "by filter" not in written(tables.profile_summary(simulate(loader.load("llama-tiny"), Run())))
