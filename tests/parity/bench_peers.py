@@ -108,7 +108,8 @@ def compare(title: str) -> bool:
     print(
         f"{title}: {own:.2f} s, diffusers {other:.2f} s; median ratio of {PAIRS} pairs {ratio:.3f} (at most {bar}), "
         f"peak memory ratio {memory:.3f} (at most 1.02); {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"diffusers {__version__}"
+        f"diffusers {__version__}",
+        flush=True,
     )
     return ratio <= bar and memory <= 1.02
 
