@@ -83,6 +83,8 @@ class RotaryTable(Computed):
     def forward(self, x: Tensor, pos: int) -> Tensor:
         """Rotate x (b, heads, n, head_dim), whose first row is position `pos`."""
         n, head_dim = x.shape[-2:]
+        if pos + n > len(self.cos):
+            raise ValueError(f"{pos + n} tokens exceed the {len(self.cos)} that have positions (context_len)")
         cos, sin = self.cos[pos : pos + n], self.sin[pos : pos + n]
         return torch.addcmul(x * cos, x.roll(head_dim // 2, -1), sin)
 

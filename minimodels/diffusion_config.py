@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from minimodels.autoencoder_config import KlDecoder
 from minimodels.config import Architecture, Factor, Length, Strict, TextEncoder
 from minimodels.unet_config import Denoiser, Motion, Prior, UNet, check_divides
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Schedule(Strict):
@@ -78,9 +80,10 @@ class LatentModel(Architecture):
     unet: UNet
     decoder: KlDecoder
     schedule: Schedule
+    run: LatentRun
 
-    def check(self, run: LatentRun) -> None:
-        """Raise a ValueError unless the parts fit each other and the run."""
+    @model_validator(mode="after")
+    def _fit_together(self) -> LatentModel:
         self._check_text()
         if self.unet.in_channels != self.decoder.latent_channels:
             raise ValueError(
@@ -92,8 +95,9 @@ class LatentModel(Architecture):
                 f"unet.out_channels {self.unet.out_channels} differ from in_channels {self.unet.in_channels}"
             )
         shrinks = self.decoder.grows * self.unet.shrinks
-        check_divides("run.image_size", run.image_size, "the shrinking of decoder and UNet,", shrinks)
-        run.check("run", self.schedule)
+        check_divides("run.image_size", self.run.image_size, "the shrinking of decoder and UNet,", shrinks)
+        self.run.check("run", self.schedule)
+        return self
 
     def _check_text(self) -> None:
         unet, first, second = self.unet, self.text_encoder, self.second_text_encoder
@@ -114,6 +118,11 @@ class LatentModel(Architecture):
             )
 
     @property
+    def latent_size(self) -> int:
+        """Side of the latents."""
+        return self.run.image_size // self.decoder.grows
+
+    @property
     def pooled_dim(self) -> int | None:
         """Width of the vector that stands for the whole text: that of the last encoder."""
         return (self.second_text_encoder or self.text_encoder).projection
@@ -123,30 +132,22 @@ class LatentDiffusion(LatentModel):
     """Text to latents in many steps of one UNet, latents to pixels (latent diffusion, Stable Diffusion)."""
 
     kind: Literal["latent-diffusion"]
-    run: LatentRun
 
     @model_validator(mode="after")
     def _consistent(self) -> LatentDiffusion:
-        self.check(self.run)
         if self.unet.temporal is not None:
             raise ValueError("unet.temporal makes a network for video, which needs kind 'latent-video'")
         return self
-
-    @property
-    def latent_size(self) -> int:
-        """Side of the latents."""
-        return self.run.image_size // self.decoder.grows
 
 
 class LatentVideo(LatentModel):
     """Text to the latents of all frames in many steps of one UNet, latents to frames (ModelScope, AnimateDiff)."""
 
     kind: Literal["latent-video"]
-    run: LatentVideoRun
+    run: LatentVideoRun  # type: ignore[assignment]  # narrower, in a frozen record
 
     @model_validator(mode="after")
     def _consistent(self) -> LatentVideo:
-        self.check(self.run)
         temporal = self.unet.temporal
         if temporal is None:
             raise ValueError("unet has no section temporal: a network for video needs one")
@@ -154,16 +155,12 @@ class LatentVideo(LatentModel):
             raise ValueError(f"run.frames {self.run.frames} exceed unet.temporal.max_frames {temporal.max_frames}")
         return self
 
-    @property
-    def latent_size(self) -> int:
-        """Side of the latents."""
-        return self.run.image_size // self.decoder.grows
-
 
 class CascadeRun(Strict):
     """Run defaults of a cascade: the side of the final image, and each network's loop."""
 
     image_size: Length
+    augmentation: Share = Field(description="noise on low-resolution images, as a share of the timesteps")
     unet: Denoising
     super_resolution_1: Denoising
     super_resolution_2: Denoising
@@ -230,6 +227,8 @@ class VideoRun(Strict):
     image_size: Length = Field(description="side in pixels after the last enlargement")
     frames: Length = Field(description="frames that the decoder makes, before interpolation")
     frame_skip: Factor = Field(description="interpolation puts frame_skip - 1 frames between each two")
+    frame_rate: float = Field(gt=0, le=1000, description="frames per second that networks are told")
+    augmentation: Share = Field(description="noise on low-resolution images, as a share of the timesteps")
     prior: Denoising
     decoder: Denoising
     interpolation: Denoising

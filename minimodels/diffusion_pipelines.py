@@ -24,17 +24,15 @@ from minimodels.diffusion_config import (
 )
 from minimodels.run import STAGE, scope, steps
 from minimodels.samplers import Sampler, guide, signals
+from minimodels.texts import beside_empty, sizes_told
 from minimodels.transformer import TextEncoder
 from minimodels.unet_blocks import timestep_features
 from minimodels.unet_config import UNet
 
-AUGMENTATION = 0.1  # noise on a low-resolution image, as a share of the timesteps; Imagen sweeps it
-FRAME_RATE = 4.0  # frames per second that video networks are told
+Predict = Callable[[Tensor, Tensor], Tensor]
 
 
-def denoise(
-    x: Tensor, run: Denoising, schedule: Schedule, predict: Callable[[Tensor, Tensor], Tensor], name: str = "denoise"
-) -> Tensor:
+def denoise(x: Tensor, run: Denoising, schedule: Schedule, predict: Predict, name: str = "denoise") -> Tensor:
     """From noise x (b, ...) to the image; predict(x, timestep), both with batch 2b under guidance."""
     sampler, guided = Sampler.of(schedule, run), run.guidance_scale != 1
     x = sampler.start(x)
@@ -52,10 +50,6 @@ def denoise(
 def both(x: Tensor, run: Denoising) -> Tensor:
     """x (b, ...) for the conditional and the unconditional half: (2b, ...) under guidance."""
     return torch.cat([x, x]) if run.guidance_scale != 1 else x
-
-
-def _with_empty(text: Tensor, guided: bool) -> Tensor:
-    return torch.cat([text, text.new_zeros(text.shape)]) if guided else text
 
 
 def latent_diffusion(config: LatentDiffusion, parts: nn.ModuleDict, text: Tensor) -> Tensor:
@@ -82,7 +76,7 @@ def _latents(
     """Encode the text and denoise latents (b, c, *frames, h, w)."""
     unet, run, side = parts["unet"], config.run, config.latent_size
     with scope(STAGE, "text_encoder"):
-        context, told = _texts(config, parts, _with_empty(text, run.guidance_scale != 1))
+        context, told = _texts(config, parts, beside_empty(text, run.guidance_scale != 1))
     with scope(STAGE, "denoise"):
         x = context.new_empty(len(text), config.unet.in_channels, *frames, side, side).normal_()
         return denoise(x, run, config.schedule, lambda x, t: unet(x, t, context, **told))
@@ -111,11 +105,11 @@ def _texts(
 
 
 def _vector(config: LatentDiffusion | LatentVideo, pooled: Tensor) -> Tensor:
-    """The pooled text beside sinusoids of the sizes and crops, all told as the image's side: (b, vector.dim)."""
+    """The pooled text beside sinusoids of the sizes and crops: (b, vector.dim)."""
     vector = config.unet.vector
     assert vector is not None, "asked for"
-    sizes = torch.full((len(pooled) * vector.numbers,), config.run.image_size, device=pooled.device)
-    features = timestep_features(sizes, vector.number_dim).to(pooled.dtype)
+    numbers = sizes_told(pooled, vector.numbers, config.run.image_size)
+    features = timestep_features(numbers.flatten(), vector.number_dim).to(pooled.dtype)
     return torch.cat([pooled, rearrange(features, "(b n) d -> b (n d)", n=vector.numbers)], dim=-1)
 
 
@@ -123,7 +117,7 @@ def cascaded_diffusion(config: CascadedDiffusion, parts: nn.ModuleDict, text: Te
     """Text (b, n) -> pixels: encode, denoise a small image, enlarge it twice, each in a loop of its own."""
     runs = [getattr(config.run, name) for name in config.networks]
     with scope(STAGE, "text_encoder"):
-        encoded = parts["text_encoder"](_with_empty(text, any(run.guidance_scale != 1 for run in runs)))
+        encoded = parts["text_encoder"](beside_empty(text, any(run.guidance_scale != 1 for run in runs)))
     image: Tensor | None = None
     for name, side, run in zip(config.networks, config.sides, runs, strict=True):
         schedule, network = getattr(config.schedules, name), parts[name]
@@ -131,32 +125,39 @@ def cascaded_diffusion(config: CascadedDiffusion, parts: nn.ModuleDict, text: Te
         with scope(STAGE, name):
             x = encoded.new_empty(len(text), 3, side, side).normal_()
             if image is None:
-                image = denoise(x, run, schedule, lambda x, t: network(x, t, context))  # noqa: B023
-                continue
-            low = both(enlarge(image, side, schedule), run)
-            level = _noise_level(low, schedule)
-            image = denoise(
-                x,
-                run,
-                schedule,
-                lambda x, t: network(torch.cat([x, low], dim=1), t, context, noise_level=level),  # noqa: B023
-            )
+                predict = telling(network, None, context)
+            else:
+                low = both(enlarge(image, side, schedule, config.run.augmentation), run)
+                predict = telling(network, low, context, noise_level=_level(low, schedule, config.run.augmentation))
+            image = denoise(x, run, schedule, predict)
     assert image is not None, "a cascade has networks"
     return image
 
 
-def enlarge(image: Tensor, side: int, schedule: Schedule) -> Tensor:
+def telling(network: nn.Module, beside: Tensor | None, *context: Tensor, **told: Tensor) -> Predict:
+    """The network as a function of x and the timestep; `beside` are further channels of x."""
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        return network(x if beside is None else torch.cat([x, beside], dim=1), t, *context, **told)
+
+    return predict
+
+
+def enlarge(image: Tensor, side: int, schedule: Schedule, augmentation: float, noise: Tensor | None = None) -> Tensor:
     """The low-resolution image (b, 3, h, w) at a larger side, with noise added (conditioning augmentation).
+
+    augmentation: share of the timesteps after which that much noise is there; noise: (b, 3, side, side), else drawn.
 
     Source: Ho et al. 2021, arXiv 2106.15282, section 4.
     """
     low = F.interpolate(image, size=(side, side), mode="bilinear")
-    signal = signals(schedule)[int(AUGMENTATION * schedule.timesteps)]
-    return signal**0.5 * low + (1 - signal) ** 0.5 * torch.empty_like(low).normal_()
+    signal = signals(schedule)[int(augmentation * (schedule.timesteps - 1))]
+    noise = torch.empty_like(low).normal_() if noise is None else noise
+    return signal**0.5 * low + (1 - signal) ** 0.5 * noise
 
 
-def _noise_level(like: Tensor, schedule: Schedule) -> Tensor:
-    return torch.full((len(like),), AUGMENTATION * schedule.timesteps, device=like.device)
+def _level(like: Tensor, schedule: Schedule, augmentation: float) -> Tensor:
+    return torch.full((len(like),), augmentation * schedule.timesteps, device=like.device)
 
 
 def cascaded_video(config: CascadedVideo, parts: nn.ModuleDict, text: Tensor) -> Tensor:
@@ -164,44 +165,23 @@ def cascaded_video(config: CascadedVideo, parts: nn.ModuleDict, text: Tensor) ->
 
     The last enlargement runs frame by frame with the same noise for each.
     """
-    run, schedules, (small, middle, large) = config.run, config.schedules, config.sides
-    batch, frames = len(text), config.total_frames
+    run, (small, middle, large) = config.run, config.sides
+    frames = config.total_frames
     image = _image_embedding(config, parts, text)
-
-    def told(network: UNet, run: Denoising) -> dict[str, Tensor]:
-        guided = run.guidance_scale != 1
-        conditions = {}
-        if network.image_tokens is not None:
-            conditions["image"] = torch.cat([image, torch.zeros_like(image)]) if guided else image
-        if network.frame_rate:
-            conditions["frame_rate"] = torch.full((batch * (1 + guided),), FRAME_RATE, device=image.device)
-        return conditions
-
-    def networks_video(name: str, shape: tuple[int, ...], beside: Tensor | None) -> Tensor:
-        own: Denoising = getattr(run, name)
-        schedule, part, network = getattr(schedules, name), getattr(config, name), parts[name]
-        conditions = told(part, own)
-        beside = None if beside is None else both(beside, own)
-        if part.noise_level and beside is not None:
-            conditions["noise_level"] = _noise_level(beside, schedule)
-
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            return network(x if beside is None else torch.cat([x, beside], dim=1), t, **conditions)
-
-        return denoise(image.new_empty(shape).normal_(), own, schedule, predict)
-
     with scope(STAGE, "decoder"):
-        video = networks_video("decoder", (batch, 3, run.frames, small, small), None)
+        video = _video(config, parts, "decoder", image, image.new_empty(len(text), 3, run.frames, small, small), None)
     with scope(STAGE, "interpolation"):
-        known = video.new_zeros(batch, 4, frames, small, small)
+        known = video.new_zeros(len(text), 4, frames, small, small)
         known[:, :3, :: run.frame_skip] = video
         known[:, 3:, :: run.frame_skip].fill_(1)
-        video = networks_video("interpolation", (batch, 3, frames, small, small), known)
-        del known
+        x = video.new_empty(len(text), 3, frames, small, small)
+        video = _video(config, parts, "interpolation", image, x, known)
+        del known, x
     with scope(STAGE, "super_resolution_1"):
         flat = rearrange(video, "b c f h w -> (b f) c h w")
-        low = rearrange(enlarge(flat, middle, schedules.super_resolution_1), "(b f) c h w -> b c f h w", f=frames)
-        video = networks_video("super_resolution_1", (batch, 3, frames, middle, middle), low)
+        flat = enlarge(flat, middle, config.schedules.super_resolution_1, run.augmentation)
+        low = rearrange(flat, "(b f) c h w -> b c f h w", f=frames)
+        video = _video(config, parts, "super_resolution_1", image, torch.empty_like(low), low)
         del flat, low
     with scope(STAGE, "super_resolution_2"):
         return _frame_by_frame(config, parts["super_resolution_2"], video, large)
@@ -212,24 +192,38 @@ def _image_embedding(config: CascadedVideo, parts: nn.ModuleDict, text: Tensor) 
     run, prior = config.run.prior, parts["prior"]
     with scope(STAGE, "text_encoder"):
         encoder = cast(TextEncoder, parts["text_encoder"])
-        features, embedding = encoder.pooled(_with_empty(text, run.guidance_scale != 1))
+        features, embedding = encoder.pooled(beside_empty(text, run.guidance_scale != 1))
     with scope(STAGE, "prior"):
         noise = embedding.new_empty(len(text), embedding.shape[1]).normal_()
-        return denoise(noise, run, config.schedules.prior, lambda x, t: prior(x, t, features, embedding))
+        return denoise(noise, run, config.schedules.prior, telling(prior, None, features, embedding))
+
+
+def _video(
+    config: CascadedVideo, parts: nn.ModuleDict, name: str, image: Tensor, x: Tensor, beside: Tensor | None
+) -> Tensor:
+    """Denoise a video of the shape of x with network `name`, told the image embedding and what stands beside x."""
+    run: Denoising = getattr(config.run, name)
+    schedule: Schedule = getattr(config.schedules, name)
+    part: UNet = getattr(config, name)
+    told: dict[str, Tensor] = {}
+    if part.image_tokens is not None:
+        told["image"] = torch.cat([image, torch.zeros_like(image)]) if run.guidance_scale != 1 else image
+    if part.frame_rate:
+        told["frame_rate"] = torch.full((len(both(image, run)),), config.run.frame_rate, device=image.device)
+    if beside is not None:
+        beside = both(beside, run)
+        if part.noise_level:
+            told["noise_level"] = _level(beside, schedule, config.run.augmentation)
+    return denoise(x.normal_(), run, schedule, telling(parts[name], beside, **told))
 
 
 def _frame_by_frame(config: CascadedVideo, network: nn.Module, video: Tensor, side: int) -> Tensor:
     """Enlarge each frame of (b, 3, f, h, w) in a loop of its own, from the same noise."""
     run, schedule, part = config.run.super_resolution_2, config.schedules.super_resolution_2, config.super_resolution_2
     result = video.new_empty(*video.shape[:3], side, side)
-    noise = video.new_empty(len(video), 3, side, side).normal_()
+    start, added = (video.new_empty(len(video), 3, side, side).normal_() for _ in range(2))
     for frame in steps("frames", video.shape[2], "constant"):
-        low = both(enlarge(video[:, :, frame], side, schedule), run)
-        told = {"noise_level": _noise_level(low, schedule)} if part.noise_level else {}
-        result[:, :, frame] = denoise(
-            noise,
-            run,
-            schedule,
-            lambda x, t: network(torch.cat([x, low], dim=1), t, **told),  # noqa: B023
-        )
+        low = both(enlarge(video[:, :, frame], side, schedule, config.run.augmentation, added), run)
+        told = {"noise_level": _level(low, schedule, config.run.augmentation)} if part.noise_level else {}
+        result[:, :, frame] = denoise(start, run, schedule, telling(network, low, **told))
     return result

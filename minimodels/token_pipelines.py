@@ -18,11 +18,10 @@ from minimodels.config import AutoregressiveImage, LanguageModel
 from minimodels.masked import MaskedTransformer
 from minimodels.run import STAGE, scope, steps
 from minimodels.samplers import guide, sample_token, still_masked, unmask
+from minimodels.texts import beside_empty, sizes_told
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelRun, ParallelVideo
 from minimodels.transformer import Cache, Decoder, TextEncoder, TextToTokens, start_tokens
 from minimodels.uvit import Told, UVit
-
-AESTHETIC_SCORE = 6.0  # what aMUSEd is told of every image: the released pipeline's default
 
 
 def autoregressive_image(config: AutoregressiveImage, parts: nn.ModuleDict, text: Tensor) -> Tensor:
@@ -31,7 +30,7 @@ def autoregressive_image(config: AutoregressiveImage, parts: nn.ModuleDict, text
     decoder, length, scale = transformer.decoder, config.transformer.image_tokens, config.run.guidance_scale
     guided = scale != 1
     with scope(STAGE, "text_encoder"):
-        context = transformer.encoder(_with_empty(text, guided))
+        context = transformer.encoder(beside_empty(text, guided))
     with scope(STAGE, "decode"):
         cache = Cache(decoder.stack.empty_cache(len(context), length), decoder.stack.project_context(context))
         tokens = start_tokens(decoder, len(text), length + 1)
@@ -70,7 +69,7 @@ def parallel_image(config: ParallelImage, parts: nn.ModuleDict, text: Tensor) ->
     """Text tokens -> pixels: encode, fill in low-resolution tokens, then high-resolution tokens, decode."""
     run = config.run
     with scope(STAGE, "text_encoder"):
-        features = parts["text_encoder"](_with_empty(text, run.guidance_scale != 1))
+        features = parts["text_encoder"](beside_empty(text, run.guidance_scale != 1))
     with scope(STAGE, "transformer"):
         lower = cast(MaskedTransformer, parts["transformer"])
         masked = _masked(text, config.transformer.tokens, lower.vocab)
@@ -91,7 +90,7 @@ def parallel_video(config: ParallelVideo, parts: nn.ModuleDict, text: Tensor) ->
     """Text tokens -> video: encode, fill in video tokens, decode."""
     run, (_, height, width) = config.run, config.transformer.axes
     with scope(STAGE, "text_encoder"):
-        features = parts["text_encoder"](_with_empty(text, run.guidance_scale != 1))
+        features = parts["text_encoder"](beside_empty(text, run.guidance_scale != 1))
     with scope(STAGE, "transformer"):
         network = cast(MaskedTransformer, parts["transformer"])
         predict = partial(network, context=network.context(features))
@@ -106,12 +105,10 @@ def masked_image(config: MaskedImage, parts: nn.ModuleDict, text: Tensor) -> Ten
     """Text tokens -> pixels: encode, fill in image tokens, decode."""
     run, side = config.run, config.side
     with scope(STAGE, "text_encoder"):
-        features, pooled = cast(TextEncoder, parts["text_encoder"]).pooled(_with_empty(text, run.guidance_scale != 1))
+        features, pooled = cast(TextEncoder, parts["text_encoder"]).pooled(beside_empty(text, run.guidance_scale != 1))
     with scope(STAGE, "transformer"):
         network = cast(UVit, parts["transformer"])
-        numbers = pooled.new_zeros(len(pooled), 5)  # width, height, crop left and top, aesthetic score
-        numbers[:, :2].fill_(run.image_size)
-        numbers[:, 4].fill_(AESTHETIC_SCORE)
+        numbers = sizes_told(pooled, 5, run.image_size)
         predict, mask = partial(_flat, network, network.context(features, pooled, numbers), side), config.mask
         tokens = fill(predict, _masked(text, side**2, mask), mask, run, run.steps, ramp=False)
         del features, pooled, predict
@@ -153,7 +150,3 @@ def fill(
         masked, codes = still_masked(i, count, tokens.shape[1]), logits.shape[-1]
         tokens = unmask(tokens, logits, mask, masked, run.temperature, run.choice_temperature * left)
     return tokens.clamp(max=codes - 1)  # where a profiler runs a few of the steps, masks are left
-
-
-def _with_empty(text: Tensor, guided: bool) -> Tensor:
-    return torch.cat([text, text.new_zeros(text.shape)]) if guided else text

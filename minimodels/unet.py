@@ -149,7 +149,8 @@ class Conditions(nn.Module):
 class UNet(nn.Module):
     """Noisy x (b, in_channels, h, w), timestep (b,), context (b, m, d) -> (b, out_channels, h, w).
 
-    d is text_dim where the config has one, else context_dim. A network for video takes (b, c, f, h, w).
+    d is text_dim where the config has one, else context_dim; one timestep will do for all samples. A network for
+    video takes (b, c, f, h, w).
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -198,7 +199,7 @@ class UNet(nn.Module):
     def forward(
         self,
         x: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | float,
         context: Tensor | None = None,
         *,
         second_context: Tensor | None = None,
@@ -210,6 +211,9 @@ class UNet(nn.Module):
         """second_context: (b, m', second_context_dim); vector: (b, vector.dim); image: (b, image_tokens.dim);
         noise_level, frame_rate: (b,), each for networks whose config has it.
         """
+        if context is None and self.config.context_dim is not None and self.config.image_tokens is None:
+            raise ValueError(f"this network attends to text: give it context (b, m, {self.config.context_dim})")
+        timestep = torch.as_tensor(timestep, device=x.device).expand(len(x))
         texts = [text for text in (context, second_context) if text is not None]
         t, texts = self.conditions(timestep, x.dtype, texts, vector, image, noise_level, frame_rate)
         if self.config.temporal is None:

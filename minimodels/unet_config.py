@@ -150,7 +150,9 @@ class UNet(Part):
     residual_scale: Positive | None = Field(
         default=None, description="what residual blocks divide their sum by (DeepFloyd IF's super-resolution); none: 1"
     )
-    projection: Literal["conv", "linear"] = Field(description="into and out of transformer blocks")
+    projection: Literal["conv", "linear"] | None = Field(
+        default=None, description="into and out of transformer blocks; none where there are none"
+    )
     norm_groups: Width
     norm_eps: Positive
     levels: list[Level] = Field(min_length=1, max_length=16)
@@ -165,6 +167,8 @@ class UNet(Part):
             check_divides("the channels of the last level", last, "middle.num_heads", self.middle.num_heads)
         check_divides("the channels of the first level", self.levels[0].channels, "2, for sines and cosines:", 2)
         attends = [level.attention for level in self.levels if level.attention] + ([self.middle] if self.middle else [])
+        if self.projection is None and any(attention.kind == "transformer" for attention in attends):
+            raise ValueError("attention of kind 'transformer' needs a projection: 'conv' or 'linear'")
         if self.context_dim is None:
             if self.text_dim or self.pooling or self.second_context_dim or self.image_tokens:
                 raise ValueError("text needs a context_dim")

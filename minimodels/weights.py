@@ -35,7 +35,7 @@ def from_pretrained(
 ) -> nn.Module:
     """The module of a directory that diffusers or transformers wrote, in evaluation mode, with its weights.
 
-    dtype: as stored where it is None.
+    dtype: of all weights; that of the first where it is None.
 
     Raises:
         ValueError: no safetensors; the class, a setting or a weight has no equal here; a weight is missing; shapes
@@ -177,6 +177,8 @@ def _assign(module: nn.Module, peer: Peer, state: State, directory: Path) -> Non
                 f"{directory}: {theirs[name]} is {tuple(found[name].shape)} in the file, "
                 f"{name} is {tuple(value.shape)} by config.json"
             )
+        if not found[name].is_floating_point():
+            raise ValueError(f"{directory}: {theirs[name]} is {found[name].dtype} in the file, a weight is a float")
     _check_shared(module, found, theirs, directory)
     module.load_state_dict({name: found[name] for name in expected}, assign=True)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 EXTENSIONS = (".png", ".svg", ".pdf")
 HATCH = {"simulated": "//", "measured": ""}
 ROLES = {"self": "#0072B2", "cross": "#D55E00", "spatial": "#009E73", "temporal": "#CC79A7", "joint": "#E69F00"}
-STAGES = ("#D9D9D9", "#A6A6A6", "#C2C2C2", "#7F7F7F")  # greys: colours are for categories and roles
+STAGE_HATCHES = ("", "//", "..", "\\\\", "xx", "--")
+STAGE_EDGE = "#404040"
+WIDTH = 72  # characters of a line that a figure has room for
+FAR_APART = 20  # ratio of the longest to the shortest time from which on bars are shares
 MARKERS = "os^Dvp*Xh<>"
 RAMP = 256  # points of a line on a logarithmic axis
 MANY = 5000  # points from which on a vector picture holds them as pixels
@@ -72,13 +76,24 @@ def _figure(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def _legend(figure: Figure, handles: Sequence[Any], columns: int = 5) -> None:
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)), frameon=False)
+    """A legend under the panels, its texts wrapped to their share of the width; their further lines add height."""
+    texts = [textwrap.fill(handle.get_label(), WIDTH // columns) for handle in handles]
+    figure.set_figheight(figure.get_figheight() + 0.2 * sum(text.count("\n") for text in texts))
+    look: dict[str, Any] = {"ncols": min(columns, len(handles)), "frameon": False}
+    figure.legend(handles=handles, labels=texts, loc="outside lower center", **look)
 
 
-def _patch(name: str, colour: str, hatch: str = "") -> Any:
+def _patch(name: str, colour: str, hatch: str = "", edge: str = "white") -> Any:
     from matplotlib.patches import Patch
 
-    return Patch(facecolor=colour, edgecolor="white" if colour != "white" else "black", hatch=hatch, label=name)
+    return Patch(facecolor=colour, edgecolor=edge, hatch=hatch, label=name)
+
+
+def _stage_looks(profile: Profile) -> dict[str, tuple[str, str]]:
+    """A grey and a hatch for each stage, light to dark: colours are for categories and roles."""
+    steps = max(1, len(profile.stages) - 1)
+    hatches = itertools.cycle(STAGE_HATCHES)
+    return {stage.name: (f"{0.92 - 0.47 * i / steps:.3f}", next(hatches)) for i, stage in enumerate(profile.stages)}
 
 
 def _untimed(profile: Profile) -> str:
@@ -88,7 +103,7 @@ def _untimed(profile: Profile) -> str:
 
 
 def _stack(axes: Axes, y: float, parts: dict[str, Totals], source: str, factor: float, least: float) -> None:
-    """One bar of seconds stacked by category; segments longer than `least` carry their share."""
+    """One bar of seconds / `factor` stacked by category; segments longer than `least` carry their share."""
     whole, left = math.fsum(part.known_seconds for part in parts.values()), 0.0
     look: dict[str, Any] = {"height": 0.8, "hatch": HATCH[source], "edgecolor": "white", "linewidth": 0.5}
     for name, part in parts.items():
@@ -106,33 +121,48 @@ def _stack(axes: Axes, y: float, parts: dict[str, Totals], source: str, factor: 
 def _title(what: str, profiles: Sequence[Profile]) -> str:
     """`what`, and the source and the device where all profiles share them."""
     sources = {profile.source for profile in profiles}
-    places = {profile.device.title for profile in profiles}
+    places = {units.printable(profile.device.title) for profile in profiles}
     shared = [*(sources if len(sources) == 1 else ()), *(f"on {place}" for place in places if len(places) == 1)]
-    return f"{what}, {' '.join(shared)}" if shared else what
+    return textwrap.fill(f"{what}, {' '.join(shared)}" if shared else what, WIDTH)
+
+
+def _name(axes: Axes, text: str) -> None:
+    """`text`, a profile's name, above its panel."""
+    axes.set_title(textwrap.fill(text, WIDTH), fontsize=10, fontweight="bold", loc="left")
 
 
 def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dict[str, Totals]]]) -> Figure:
-    """Under the name of each profile, a stacked bar of seconds for each part of its group."""
-    lengths = [math.fsum(part.known_seconds for part in parts.values()) for bars in groups for parts in bars.values()]
-    longest = max(lengths, default=0.0)
-    factor, prefix = units.scale(longest, highest=0)
-    figure, (axes,) = _figure(1.3 + 0.4 * len(lengths) + 0.4 * len(profiles))
+    """Under the name of each profile, a stacked bar for each part of its group.
+
+    Bars are seconds, or shares of the profile's time where the times of the profiles are far apart.
+    """
+    lengths = [[math.fsum(part.known_seconds for part in parts.values()) for parts in bars.values()] for bars in groups]
+    wholes = [views.totals(profile.ops).known_seconds for profile in profiles]
+    shares = max(wholes, default=0.0) > FAR_APART * min((whole for whole in wholes if whole), default=0.0)
+    second, prefix = units.scale(max(map(max, lengths), default=0.0), highest=0)
+    factors = [(whole or 1.0) / 100 if shares else second for whole in wholes]
+    longest = max((max(row) / factor for row, factor in zip(lengths, factors, strict=True)), default=0.0) or 1.0
+    names = [textwrap.wrap(name + _untimed(p), WIDTH) for p, name in zip(profiles, units.labels(profiles), strict=True)]
+    more = [0.6 * (len(lines) - 1) for lines in names]  # room for each further line of a name, in bars
+    figure, (axes,) = _figure(1.3 + 0.4 * (sum(map(len, lengths)) + len(profiles) + sum(more)))
     ticks: dict[float, str] = {}
-    y = 0.0
-    for profile, name, bars in zip(profiles, units.labels(profiles), groups, strict=True):
-        axes.text(0, y - 0.5, name + _untimed(profile), va="bottom", fontsize=10, fontweight="bold")
+    y = more[0]
+    for profile, lines, bars, factor, gap in zip(profiles, names, groups, factors, [*more[1:], 0.0], strict=True):
+        text = axes.text(0, y - 0.5, "\n".join(lines), va="bottom", fontsize=10, fontweight="bold")
+        text.set_in_layout(False)
         for bar, parts in bars.items():
-            _stack(axes, y, parts, profile.source, factor, longest / 12)
-            ticks[y] = bar.replace("_", " ")
+            _stack(axes, y, parts, profile.source, factor, longest * factor / 12)
+            ticks[y] = units.printable(bar.replace("_", " "))
             y += 1
-        y += 0.9
+        y += 0.9 + gap
     axes.set_yticks(list(ticks), list(ticks.values()))
-    axes.set(ylim=(y - 1.3, -1.1), xlim=(0, 1.12 * (longest or 1) / factor), xlabel=f"time ({prefix}s)")
-    axes.set_title(_title(what, profiles))
+    label = "share of the time of each profile (%)" if shares else f"time ({prefix}s)"
+    axes.set(ylim=(y - 1.3, -1.1), xlim=(0, 1.15 * longest), xlabel=label)
+    axes.set_title(_title(what, profiles), fontsize=11)
     used = {name for bars in groups for parts in bars.values() for name in parts}
     patches = [_patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
     sources = sorted({profile.source for profile in profiles})
-    _legend(figure, patches + [_patch(source, "white", HATCH[source]) for source in sources])
+    _legend(figure, patches + [_patch(source, "white", HATCH[source], "black") for source in sources])
     return figure
 
 
@@ -169,7 +199,7 @@ def _roof(axes: Axes, device: DeviceRecord, left: float, right: float, style: st
     assert peak and slope, "roofline() has checked both"
     ridge = peak / slope
     rates = f"{units.si(peak, 'FLOP/s')}, {units.si(slope, 'B/s')}"
-    text = f"{device.title}: {rates}, ridge at {units.digits(ridge)} FLOP/B"
+    text = f"{units.printable(device.title)}: {rates}, ridge at {units.digits(ridge)} FLOP/B"
     xs = [left, min(max(ridge, left), right), right]
     axes.plot(xs, [min(peak, slope * x) for x in xs], style, color="black", lw=1.2, label=text, zorder=1)
 
@@ -219,19 +249,22 @@ def memory(profiles: Sequence[Profile]) -> Figure:
         facts, capacity = profile.memory, profile.device.memory_bytes or 0
         shown = max(facts.peak, capacity if capacity < 20 * facts.peak else 0)
         factor, prefix = units.scale(shown)
-        shades = {stage.name: STAGES[i % len(STAGES)] for i, stage in enumerate(profile.stages)}
+        looks = _stage_looks(profile)
         for stage, points in views.timelines(profile):
-            look: dict[str, Any] = {"color": shades[stage], "rasterized": len(points) > MANY, "linewidth": 0}
+            shade, hatch = looks[stage]
+            look: dict[str, Any] = {"facecolor": shade, "hatch": hatch, "edgecolor": STAGE_EDGE, "linewidth": 0}
+            look["rasterized"] = len(points) > MANY
             axes.fill_between([x for x, _ in points], [y / factor for _, y in points], step="post", **look)
         axes.axhline(facts.weights / factor, color="black", ls=":", label=f"weights, {units.size(facts.weights)}")
         if capacity:
             off = "" if shown >= capacity else " (off the axis)"
-            text = f"{profile.device.title}, {units.size(capacity)}{off}"
+            text = f"{units.printable(profile.device.title)}, {units.size(capacity)}{off}"
             axes.axhline(math.nan if off else capacity / factor, color="black", ls="--", label=text)
         axes.set(xlabel="operator, in call order", ylabel=f"memory in use ({prefix}B)", ylim=(0, 1.06 * shown / factor))
-        axes.set_title(f"{name}: peak {units.size(facts.peak)}", fontsize=10, fontweight="bold", loc="left")
+        _name(axes, f"{name}: peak {units.size(facts.peak)}")
         axes.margins(x=0)
-        handles = [_patch(stage.replace("_", " "), shade) for stage, shade in shades.items()] + axes.get_lines()
+        handles = [_patch(units.printable(s.replace("_", " ")), *look, STAGE_EDGE) for s, look in looks.items()]
+        handles += axes.get_lines()
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
     figure.suptitle(_title("Memory over the run", profiles))
     return figure
@@ -288,13 +321,13 @@ def seqlen(profiles: Sequence[Profile]) -> Figure:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         run = units.count(sum(call.executions for call in calls))
         axes.set(xlabel=f"attention call, in order ({len(calls):,} listed, {run} in the whole run)", ylabel="tokens")
-        axes.set_title(name, fontsize=10, fontweight="bold", loc="left")
+        _name(axes, name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(_title("Sequence lengths of attention", profiles))
     handles: list[Any] = [_patch(f"{role} attention", colour) for role, colour in ROLES.items() if role in roles]
     handles += [Line2D([], [], lw=5, alpha=0.4, color="black", label="key length")]
     handles += [Line2D([], [], lw=1.5, color="black", label="query length")]
-    _legend(figure, handles)
+    _legend(figure, handles, columns=4)
     return figure
 
 

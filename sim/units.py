@@ -127,11 +127,26 @@ def label(key: str, value: object) -> str:
     return f"{key.replace('_', ' ')} {value}" if isinstance(value, int | float) else str(value)
 
 
+def printable(text: object) -> str:
+    """`text` on one line, without the control characters that no font can draw."""
+    return " ".join("".join(c for c in str(text) if c.isprintable() or c.isspace()).split())
+
+
+HOW = ("device", "source", "batch", "dtype", "attention", "mode")
+
+
 def labels(profiles: Sequence[Profile]) -> list[str]:
-    """A name for each profile: the model's, and the facts of the run in which the profiles differ."""
+    """A name for each profile: the model's, how it was run where any differ in that, and what tells equal names apart."""
     runs = [p.run.model_dump(exclude_none=True) | {"device": p.device.title, "source": p.source} for p in profiles]
-    rows = [{"name": p.config["name"]} | run for p, run in zip(profiles, runs, strict=True)]
-    keys = dict.fromkeys(key for row in rows for key in row)
-    differ = [key for key in keys if key == "name" or len({str(row[key]) for row in rows if key in row}) > 1]
-    texts = [", ".join(label(key, row[key]) for key in differ if row.get(key) is not None) for row in rows]
+    rows = [(printable(p.config["name"]) or "unnamed", run) for p, run in zip(profiles, runs, strict=True)]
+    texts: list[str] = []
+    for name, run in rows:
+        peers = [other for peer, other in rows if peer == name]
+        keys = dict.fromkeys(key for peer in peers for key in peer)
+        differ = [
+            key
+            for key in keys
+            if len({str(other[key]) for other in (runs if key in HOW else peers) if key in other}) > 1
+        ]
+        texts.append(", ".join([name, *(printable(label(key, run[key])) for key in differ if key in run)]))
     return [text if texts.count(text) == 1 else f"{text} #{i}" for i, text in enumerate(texts, 1)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +43,27 @@ def overlaps(figure: Figure) -> list[tuple[str, str]]:
     boxes = [(text.get_text(), text.get_window_extent()) for text in shown]
     inside = [(text, box) for text, box in boxes if figure.bbox.overlaps(box)]
     return [(a, b) for i, (a, x) in enumerate(inside) for b, y in inside[i + 1 :] if x.overlaps(y)]
+
+
+def named(name: str, profile: Profile) -> Profile:
+    """`profile` under another name."""
+    return profile.model_copy(update={"config": {**profile.config, "name": name}})
+
+
+def slower(profile: Profile, ratio: float) -> Profile:
+    """`profile` with all times multiplied by `ratio`."""
+    times = ("device_seconds", "gap_seconds")
+    ops = (op.model_copy(update={key: ratio * (getattr(op, key) or 0.0) for key in times}) for op in profile.ops)
+    return profile.model_copy(update={"ops": tuple(ops)})
+
+
+def cascades(*names: str) -> list[Profile]:
+    """Profiles that differ in more settings than a line has room for; each is 30 times as long as the one before."""
+    settings: list[dict[str, Any]] = [
+        {f"super_resolution_{k}.guidance_scale": i + k for k in range(7)} for i in range(len(names))
+    ]
+    runs = zip(names, settings, strict=True)
+    return [slower(named(name, image(**setting)), 30.0**i) for i, (name, setting) in enumerate(runs)]
 
 
 def test_breakdown_stacks_the_seconds_of_both_readings() -> None:
@@ -122,6 +146,49 @@ def test_sequence_lengths_need_attention() -> None:
 @pytest.mark.parametrize("profiles", [[image()], [image(), image("measured", attention="baseline", batch=3)]])
 def test_labels_do_not_overlap(kind: str, profiles: list[Profile]) -> None:
     assert overlaps(plots.KINDS[kind](profiles)) == []
+
+
+@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("names", [("one", "two", "three"), ("one", "one", "one"), ("o\x07ne", "two\n", "\x1b")])
+def test_many_different_settings_fit_the_page_without_a_warning(kind: str, names: tuple[str, ...]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = plots.KINDS[kind](cascades(*names))
+        assert overlaps(figure) == []
+        shown = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text().strip()]
+        boxes = [text.get_window_extent() for text in shown if text.get_visible()]
+    inside = [box for box in boxes if figure.bbox.overlaps(box)]
+    assert min(box.x0 for box in inside) >= 0 and max(box.x1 for box in inside) <= figure.bbox.x1
+
+
+def test_unique_names_are_labels_by_themselves_where_all_ran_alike() -> None:
+    assert units.labels(cascades("one", "two", "three")) == ["one", "two", "three"]
+    runs = [named("one", image(batch=batch)) for batch in (1, 3)]
+    assert units.labels([*runs, named("two", image(batch=5))]) == ["one, batch 1", "one, batch 3", "two, batch 5"]
+
+
+def test_control_characters_are_not_in_labels() -> None:
+    assert units.labels([named("par\x07ti\n\x1btoy", image()), named("\x00", image())]) == ["parti toy", "unnamed"]
+
+
+def test_times_far_apart_are_drawn_as_shares() -> None:
+    figure = plots.breakdown(cascades("one", "two"))
+    assert figure.axes[0].get_xlabel() == "share of the time of each profile (%)"
+    assert np.isclose([sum(bar.get_width() for bar in bars(figure)[i : i + 5]) for i in (0, 5, 10, 15)], 100).all()
+    assert [text for text in texts(figure) if text.endswith("s")] == ["79.0 ms", "79.0 ms", "2.37 s", "2.37 s"]
+
+
+def test_each_of_six_stages_has_its_own_shade_and_hatch() -> None:
+    profile = image()
+    names = ("a", "b", "c", *(stage.name for stage in profile.stages))
+    six = [profile.stages[0].model_copy(update={"name": name}) for name in names]
+    axes = plots.memory([profile.model_copy(update={"stages": tuple(six)})]).axes[0]
+    frame = axes.get_legend()
+    assert frame is not None
+    patches = [patch for patch in frame.get_patches() if patch.get_label() != "_nolegend_"]
+    greys = sorted(to_rgb(patch.get_facecolor())[0] for patch in patches)
+    assert len(greys) == 6 and min(b - a for a, b in itertools.pairwise(greys)) > 0.05
+    assert len({patch.get_hatch() for patch in patches}) == 6
 
 
 @pytest.mark.parametrize("extension", plots.EXTENSIONS)
