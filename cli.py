@@ -92,8 +92,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def list_(as_json: bool) -> None:
     """The architectures known by name."""
     from minimodels.sim import inventory, listings
+    from minimodels.sim.progress import bar
 
-    rows = inventory.models()
+    with bar("Architectures") as progress:
+        rows = inventory.models(progress)
     _show(rows if as_json else listings.model_list(rows))
 
 
@@ -103,9 +105,11 @@ def list_(as_json: bool) -> None:
 def show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """The parts of architecture NAME, their parameters beside the published counts, and their modules."""
     from minimodels import loader
+
+    config = loader.load(name, overrides)  # what is wrong with it is said before torch is imported
     from minimodels.sim import inventory, listings
 
-    record, trees = inventory.parts(loader.load(name, overrides))
+    record, trees = inventory.parts(config)
     _show(record if as_json else listings.model(record, trees))
 
 
@@ -198,10 +202,11 @@ def validate(truth: Path | None, as_json: bool) -> None:
     """Predictions beside public measurements: those shipped, or a CSV file TRUTH with the same columns."""
     from minimodels.sim import accuracy_table
     from minimodels.sim import validate as validation
+    from minimodels.sim.progress import bar
 
-    rows = (
-        validation.validate(validation.load(truth), str(truth)) if truth else validation.validate(validation.shipped())
-    )
+    text, origin = (validation.load(truth), str(truth)) if truth else (validation.shipped(), "truth table")
+    with bar("Validation") as progress:
+        rows = validation.validate(text, origin, progress)
     _show(accuracy_table.as_json(rows) if as_json else accuracy_table.report(rows))
 
 
@@ -243,12 +248,18 @@ def import_(directory: Path, out: Path | None) -> None:
 
 
 def _profile(config: Config, options: dict[str, Any]) -> Profile:
-    from minimodels.run import make_run
+    from minimodels.options import HERE, check
+    from minimodels.sim import device as devices
     from minimodels.sim.progress import bar
+
+    if options["device"] not in ("auto", *HERE):
+        devices.load(options["device"])
+    check(**options)  # before torch is imported
+    from minimodels.run import make_run
 
     run = make_run(**options)
     with bar(config.title) as progress:
-        if run.device in ("cpu", "cuda"):
+        if run.device in HERE:
             from minimodels.sim.measure import measure
             from minimodels.sim.session import Unmeasurable
 

@@ -85,6 +85,7 @@ class LatentModel(Architecture):
     @model_validator(mode="after")
     def _fit_together(self) -> LatentModel:
         self._check_text()
+        check_told("unet", self.unet, "vector", "second_context_dim")
         if self.unet.in_channels != self.decoder.latent_channels:
             raise ValueError(
                 f"unet.in_channels {self.unet.in_channels} differ from "
@@ -193,6 +194,7 @@ class CascadedDiffusion(Architecture):
             network: Denoiser = getattr(self, name)
             check_divides(f"the side of {name}", side, "its shrinking", network.shrinks)
             check_channels(name, network, colors)
+            check_told(name, network, *(() if name == "unet" else ("noise_level",)))
             width = network.text_dim or network.context_dim
             if width not in (None, self.text_encoder.stack.dim):
                 raise ValueError(
@@ -219,6 +221,15 @@ def check_channels(name: str, network: Denoiser, colors: int) -> None:
         raise ValueError(f"{name}.in_channels is {network.in_channels}, the cascade gives it {colors}")
     if network.out_channels not in (3, 6):
         raise ValueError(f"{name}.out_channels is 3, or 6 with a learned variance, not {network.out_channels}")
+
+
+def check_told(name: str, network: Denoiser, *told: str) -> None:
+    """Raise a ValueError where a UNet is to be told what its pipeline does not tell; `told` is what it does."""
+    if not isinstance(network, UNet):
+        return
+    for key in ("noise_level", "frame_rate", "vector", "image_tokens", "second_context_dim"):
+        if getattr(network, key) and key not in told:
+            raise ValueError(f"{name}.{key} is set, and nothing in this kind of model tells the network of it")
 
 
 class VideoRun(Strict):
@@ -279,6 +290,10 @@ class CascadedVideo(Architecture):
             network: UNet = getattr(self, name)
             check_divides(f"the side of {name}", side, "its shrinking", network.shrinks)
             check_channels(name, network, colors)
+            of_video = ("frame_rate", "image_tokens") if name != "super_resolution_2" else ()
+            check_told(name, network, *of_video, *(("noise_level",) if colors == 6 else ()))
+            if network.context_dim is not None and network.image_tokens is None:
+                raise ValueError(f"{name}.context_dim needs image_tokens: no text reaches this network")
             told = network.image_tokens
             if told is not None and told.dim != prior.embedding_dim:
                 raise ValueError(f"{name}.image_tokens.dim {told.dim} differs from prior.embedding_dim")

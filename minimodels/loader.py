@@ -8,14 +8,15 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from minimodels.config import Part
 from minimodels.kinds import KINDS, Config
 
 Table = dict[str, Any]
@@ -54,6 +55,11 @@ def parse(table: Mapping[str, Any], title: str) -> Config:
     """
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
+        if kind is None and (section := _lone_section(table)):
+            raise ValueError(
+                f"{title}: [{section}] is a section of an architecture; a whole one needs a line "
+                f'`base = "NAME"` above it, an architecture of `minibench list` that has a [{section}]'
+            )
         given = "missing" if kind is None else repr(kind)
         raise ValueError(f"{title}: kind is {given}; allowed: {', '.join(KINDS)}{_near(str(kind), KINDS)}")
     try:
@@ -156,6 +162,22 @@ def _read_file(path: Path) -> Table:
         raise ValueError(f"{path} is not valid TOML: {str(error).partition(';')[0]}") from None
 
 
+def _lone_section(table: Mapping[str, Any]) -> str | None:
+    """The one section of a table that holds a part and nothing else, as `minibench import` writes it."""
+    kinds = {get_args(part.model_fields["kind"].annotation)[0] for part in _leaves(Part)}
+    match [key for key in table if key != "name"]:
+        case [key] if isinstance(table[key], dict) and table[key].get("kind") in kinds:
+            return key
+    return None
+
+
+def _leaves(model: type[Part]) -> Iterator[type[Part]]:
+    for derived in model.__subclasses__():
+        yield from _leaves(derived)
+    if not model.__subclasses__():
+        yield model
+
+
 def _is_part(value: Any) -> bool:
     return isinstance(value, dict) and "published" in value
 
@@ -177,6 +199,7 @@ def _override(table: Table, text: str, title: str) -> None:
         raise ValueError(f"--set {text!r}: write it as key.path=value")
     node: Any = table
     keys = path.split(".")
+    walked: list[int | str] = []
     for depth, key in enumerate(keys):
         where = ".".join(keys[:depth]) or "the top level"
         if isinstance(node, list):
@@ -185,7 +208,7 @@ def _override(table: Table, text: str, title: str) -> None:
             position: Any = int(key)
         elif isinstance(node, dict):
             if key not in node:
-                allowed = _fields_at(KINDS.get(str(table.get("kind"))), table, keys[:depth])
+                allowed = _fields_at(KINDS.get(str(table.get("kind"))), table, walked)
                 if key not in allowed or depth < len(keys) - 1:
                     raise ValueError(
                         f"--set {path}: {title} has no key {key!r} in {where}{_near(key, allowed or node)}"
@@ -200,12 +223,19 @@ def _override(table: Table, text: str, title: str) -> None:
                 del table[keys[0]]["published"]
         else:
             node = node[position]
+            walked.append(position)
 
 
 def _set_length(table: Table, key: str, value: int, title: str) -> None:
-    defaults = table.get("run")
-    if not isinstance(defaults, dict) or key not in defaults:
-        option, known = f"--{key.replace('_', '-')}", ", ".join(defaults or ()) or "none"
+    given = table.get("run")
+    defaults: Table = given if isinstance(given, dict) else {}
+    if key not in defaults:
+        option, known = f"--{key.replace('_', '-')}", ", ".join(defaults) or "none"
+        loops = [name for name, inner in defaults.items() if isinstance(inner, dict) and key in inner]
+        if loops:
+            raise ValueError(
+                f"{option}: {title} has one each for {', '.join(loops)}; use --set run.{loops[0]}.{key}={value}"
+            )
         raise ValueError(f"{option}: {title} has no such length; its run options are {known}")
     defaults[key] = value
 
@@ -232,7 +262,8 @@ def _explain(error: ValidationError, table: Mapping[str, Any], model: type[Confi
 
 def _line(problem: ErrorDetails, table: Mapping[str, Any], model: type[Config]) -> str:
     """One problem: the key, what was given, what is allowed, the nearest valid key."""
-    path, what = _keys(table, problem["loc"]), problem["type"]
+    what = problem["type"]
+    path = _keys(table, problem["loc"], what)
     where, message = ".".join(map(str, path)), problem["msg"].removeprefix("Value error, ")
     if what == "extra_forbidden":
         allowed, section = _fields_at(model, table, path[:-1]), ".".join(map(str, path[:-1])) or "the top level"
@@ -244,12 +275,13 @@ def _line(problem: ErrorDetails, table: Mapping[str, Any], model: type[Config]) 
         return f"{where}.kind is {tag!r}; allowed: {allowed}"
     if what in ("model_type", "model_attributes_type"):
         message = "must be a section"
-    given = "" if what == "value_error" else f", not {_shown(problem['input'])}"
-    return f"{where or 'config'}: {message[:1].lower() + message[1:]}{given}"
+    given = "" if what in ("value_error", "too_short", "too_long") else f", not {_shown(problem['input'])}"
+    message = f"{message[:1].lower()}{message[1:]}{given}"
+    return f"{where}: {message}" if where else message
 
 
-def _keys(table: Mapping[str, Any], loc: tuple[int | str, ...]) -> list[int | str]:
-    """The keys of the file in an error's location, without the tags of tagged unions; the last may be missing."""
+def _keys(table: Mapping[str, Any], loc: tuple[int | str, ...], what: str) -> list[int | str]:
+    """The keys of the file in an error's location, without the tags of tagged unions; a missing one is the last."""
     node: Any = table
     keys = []
     for index, step in enumerate(loc):
@@ -257,7 +289,7 @@ def _keys(table: Mapping[str, Any], loc: tuple[int | str, ...]) -> list[int | st
             node = node[step]
         elif isinstance(node, list) and isinstance(step, int):
             node = node[step] if step < len(node) else None
-        elif index < len(loc) - 1:
+        elif index < len(loc) - 1 or what != "missing":
             continue
         keys.append(step)
     return keys

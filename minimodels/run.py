@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from minimodels.blocks import Computed
-from minimodels.config import Architecture, Length, Strict
+from minimodels.config import Architecture
 from minimodels.kernels.attention import BACKENDS
 from minimodels.kernels.scope import STAGE, TRACER, scope
+from minimodels.options import Options, parse
 from minimodels.parts import make
 
 __all__ = ["STAGE", "Run", "build", "make_run", "parameters", "scope", "steps"]
@@ -31,21 +31,10 @@ Growth = Literal["constant", "affine", "any"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
-class Run(Strict):
+class Run(Options):
     """Options of a run that are not architecture; lengths stand in the config's [run] section."""
 
-    device: str = "a100-80gb"
-    batch: Length = 1
-    dtype: Literal["float32", "float16", "bfloat16", "float64"] = "bfloat16"
     attention: Literal[BACKENDS] = "sdpa"  # type: ignore[valid-type]
-    mode: Literal["eager", "graph", "compiled"] = "eager"
-    resident: Literal["all", "stage"] = Field(
-        default="all", description="parts in memory: all, or those of the running stage"
-    )
-    full: bool = Field(default=False, description="run every step of every loop instead of knots")
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
-    warmup: int = Field(default=2, ge=0, le=100)
-    repeats: int = Field(default=5, ge=1, le=1000)
 
 
 def make_run(*, device: str, dtype: str | None, **options: Any) -> Run:
@@ -63,14 +52,7 @@ def make_run(*, device: str, dtype: str | None, **options: Any) -> Run:
             "--device cuda: torch finds no CUDA device here; name a GPU to simulate it, e.g. --device a100-80gb"
         )
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-    try:
-        return Run(device=device, dtype=dtype, **options)  # type: ignore[arg-type]
-    except ValidationError as error:
-        lines = [
-            f"--{problem['loc'][0]}: {problem['msg'][:1].lower() + problem['msg'][1:]}, not {problem['input']!r}"
-            for problem in error.errors()
-        ]
-        raise ValueError("\n".join(lines)) from None
+    return parse(Run, options | {"device": device, "dtype": dtype})
 
 
 def steps(name: str, n: int, growth: Growth = "constant") -> Iterator[int]:

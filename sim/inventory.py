@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from minimodels import loader
+from minimodels.config import Part
 from minimodels.kinds import Config
-from minimodels.run import build, parameters
+from minimodels.parts import make
+from minimodels.run import NoInitialisation, build, parameters
+from minimodels.sim.progress import Advance, silent
 
 Row = dict[str, Any]
 
 
-def models() -> list[Row]:
-    """One row per named architecture: name, family, params, paper; by family, then size."""
-    rows = []
-    for name in loader.names():
-        config = loader.load(name)
-        params = sum(parameters(part) for part in build(config, "meta").values())
+def models(progress: Advance = silent) -> list[Row]:
+    """One row per named architecture: name, family, params, paper; by family, then size.
+
+    progress: told of every architecture.
+    """
+    rows: list[Row] = []
+    counts: dict[tuple[str, str], int] = {}  # many architectures share a text encoder or a decoder
+    names = loader.names()
+    for done, name in enumerate(names):
+        progress("counted", done, len(names))
+        config, params = loader.load(name), 0
+        for _, part in config.parts():
+            key = (type(part).__name__, part.model_dump_json(exclude={"published"}))
+            if key not in counts:
+                counts[key] = _count(part)
+            params += counts[key]
         rows.append({"name": name, "family": config.family, "params": params, "paper": config.paper})
     return sorted(rows, key=lambda row: (row["family"], row["params"]))
 
@@ -43,6 +57,11 @@ def parts(config: Config) -> tuple[Row, dict[str, list[Row]]]:
         )
     record = {"name": config.name, "parts": rows, "total_params": sum(row["params"] for row in rows)}
     return record, {name: _tree(module) for name, module in built.items()}
+
+
+def _count(part: Part) -> int:
+    with torch.device("meta"), NoInitialisation():
+        return parameters(make(part))
 
 
 def _tree(module: nn.Module) -> list[Row]:

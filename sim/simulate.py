@@ -7,11 +7,13 @@ model, and the result is a `Profile` like a measured one.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from minimodels.kernels.attention import attention_backend
 from minimodels.kinds import Config
@@ -27,6 +29,11 @@ from minimodels.sim.progress import Advance, silent
 from minimodels.sim.trace import Walk
 
 BUCKET = 256  # tokens: a CUDA graph is captured per cache length rounded up to this
+OVERFLOWS = (  # what torch says of a tensor whose bytes or elements do not fit 63 bits
+    "Storage size calculation overflowed",
+    "Stride calculation overflowed",
+    "numel: integer multiplication overflow",
+)
 
 
 @no_collector()
@@ -36,7 +43,8 @@ def simulate(config: Config, run: Run | None = None, progress: Advance = silent)
     run: device name, batch, dtype, attention backend, mode; defaults as in `Run`. progress: told of every step.
 
     Raises:
-        ValueError: unknown device, a dtype the device lacks, or a pinned backend that cannot do a call.
+        ValueError: unknown device, a dtype the device lacks, a pinned backend that cannot do a call, or sizes too
+            large to be described.
     """
     run = run or Run()
     device = devices.load(run.device)
@@ -47,25 +55,26 @@ def simulate(config: Config, run: Run | None = None, progress: Advance = silent)
     memory, weights = account(walk, run)
     pairs = zip(walk.calls, timings, strict=True)
     executed = [call if call.work is timing.work else replace(call, work=timing.work) for call, timing in pairs]
-    ops, order = merge(executed, timings)
-    return Profile(
-        source="simulated",
-        config=config.model_dump(mode="json"),
-        run=RunRecord.of(run, config.run),
-        environment=Environment.model_validate({"torch": torch.__version__, "python": platform.python_version()}),
-        device=DeviceRecord(
-            name=device.name,
-            title=device.title,
-            memory_bytes=device.datasheet.memory_bytes,
-            bandwidth=device.datasheet.bandwidth,
-            peak_flops=max(device.peak_flops(rate_of(call.work.kernel, run.dtype, device)) for call in walk.calls),
-            provenance=device.constants.provenance,
-        ),
-        stages=stages(ops),
-        memory=memory.finish(order, weights, device.datasheet.memory_bytes, RESERVE),
-        ops=tuple(ops),
-        calls=tuple(order),
-    )
+    with _describable(config):
+        ops, order = merge(executed, timings)
+        return Profile(
+            source="simulated",
+            config=config.model_dump(mode="json"),
+            run=RunRecord.of(run, config.run),
+            environment=Environment.model_validate({"torch": torch.__version__, "python": platform.python_version()}),
+            device=DeviceRecord(
+                name=device.name,
+                title=device.title,
+                memory_bytes=device.datasheet.memory_bytes,
+                bandwidth=device.datasheet.bandwidth,
+                peak_flops=max(device.peak_flops(rate_of(call.work.kernel, run.dtype, device)) for call in walk.calls),
+                provenance=device.constants.provenance,
+            ),
+            stages=stages(ops),
+            memory=memory.finish(order, weights, device.datasheet.memory_bytes, RESERVE),
+            ops=tuple(ops),
+            calls=tuple(order),
+        )
 
 
 def walk_config(config: Config, run: Run, device: devices.Device, progress: Advance = silent) -> Walk:
@@ -82,10 +91,30 @@ def walk_config(config: Config, run: Run, device: devices.Device, progress: Adva
 
 def walk_pipeline(walk: Walk, config: Config, run: Run, target: str) -> None:
     """Run the pipeline of `config` on the parts of `walk`; attention is that of the architecture `target`."""
-    tokens = example_input(config, run.batch, "meta")
-    with attention_backend(run.attention, target), torch.inference_mode(), walk:
-        walk.hold(tokens)
-        generate(config, walk.parts, tokens)
+    with _describable(config):
+        tokens = example_input(config, run.batch, "meta")
+        with attention_backend(run.attention, target), torch.inference_mode(), walk:
+            walk.hold(tokens)
+            generate(config, walk.parts, tokens)
+
+
+@contextmanager
+def _describable(config: Config) -> Iterator[None]:
+    """Turns the overflow of a size, in torch or in a record of the profile, into a ValueError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(OVERFLOWS):
+            raise
+    except ValidationError as error:
+        if any(problem["type"] != "less_than" for problem in error.errors()):
+            raise
+    else:
+        return
+    raise ValueError(
+        f"{config.name}: too large to be described: a tensor exceeds 2^63 bytes or an operator 2^80 FLOPs or bytes; "
+        "lower --batch, --image-size, --frames or a length"
+    )
 
 
 def _bucketed(calls: Sequence[Call], run: Run) -> list[Call]:

@@ -30,6 +30,7 @@ from minimodels.sim.call import Call, Work
 from minimodels.sim.cost import predict
 from minimodels.sim.device import load as load_device
 from minimodels.sim.files import read
+from minimodels.sim.progress import Advance, silent
 from minimodels.sim.simulate import simulate
 
 COLUMNS = ("id", "model", "phase_or_kernel", "gpu", "dtype", "batch", "shape_or_settings", "metric", "value", "unit", "source")  # fmt: skip
@@ -116,13 +117,17 @@ def load(path: Path) -> str:
         raise ValueError(f"{path} is not a text file in UTF-8") from None
 
 
-def validate(text: str, origin: str = "truth table") -> list[Row]:
-    """Predict every row of a truth table that can be; `origin` names it in errors.
+def validate(text: str, origin: str = "truth table", progress: Advance = silent) -> list[Row]:
+    """Predict every row of a truth table that can be; `origin` names it in errors, `progress` is told of every row.
 
     Raises:
         ValueError: a column is missing, or a row is not what a truth table holds.
     """
-    return [_predicted(row) for row in parse(text, origin)]
+    rows = list(parse(text, origin))
+    for index, row in enumerate(rows):
+        progress("row", index, len(rows))
+        rows[index] = _predicted(row)
+    return rows
 
 
 def parse(text: str, origin: str) -> Iterator[Row]:

@@ -107,6 +107,12 @@ def test_help_says_which_modes_are_simulated_only() -> None:
 
 
 BAD = {
+    "storage overflows": (["profile", "imagen", "--image-size", "1048576", "--batch", "100000", "--device", "h200"], "imagen: too large"),
+    "latents overflow": (["profile", "sdxl", "--batch", "4194304", "--image-size", "1048576", "--device", "h200"], "sdxl: too large"),
+    "frames overflow": (["profile", "make-a-video", "--image-size", "196608", "--batch", "4194304", "--device", "h200"], "lower --batch"),
+    "operator overflows": (["profile", "stable-diffusion-1.5", "--image-size", "4194304", "--device", "h200"], "2^80 FLOPs"),
+    "overflow here": (["profile", "sdxl", "--batch", "4194304", "--image-size", "1048576", "--device", "cpu"], "too large"),
+    "steps of each loop": (["profile", "imagen", "--steps", "3"], "--steps: imagen has one each for unet, super_resolution_1, super_resolution_2; use --set run.unet.steps=3"),
     "near names": (["profile", "parti-2b"], "parti-20b"),
     "nothing near": (["profile", "zzzzzz"], "known: "),
     "missing file": (["profile", "none.toml"], "No such file"),
@@ -136,13 +142,52 @@ BAD = {
     "one path": (["profile", "parti-tiny", "--out", "x.png", "--plot", "./x.png"], "named twice"),
     "its own config": (["profile", "x.toml", "--out", "x.toml"], "named twice"),
     "plot over input": (["plot", "breakdown", "x.png", "--out", "x.png"], "named twice"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_message_and_exit_2(case: str) -> None:
     arguments, said = BAD[case]
-    assert said in fails(*arguments)
+    message = fails(*arguments)
+    assert said in message and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    (
+        ["show", "imagenn"],
+        ["profile", "imagenn"],
+        ["profile", "imagen", "--device", "h20"],
+        ["profile", "imagen", "--dtype", "fp16"],
+        ["profile", "imagen", "--batch", "0"],
+        ["profile", "imagen", "--mode", "fast"],
+        ["profile", "imagen", "--steps", "3"],
+    ),
+)
+def test_wrong_input_is_said_before_torch_is_imported(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from minimodels.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    assert end.code == 2 and 'torch' not in sys.modules, 'torch'"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.startswith("Error: "), done.stderr
+
+
+@pytest.mark.parametrize("arguments", (["list", "--json"], ["validate", "--json"]))
+def test_what_takes_long_tells_its_progress(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minimodels.sim.progress.INTERVAL", 0.0)
+    result = run(*arguments)
+    assert re.match(r"(Architectures: counted|Validation: row) 0 of \d+\n", result.stderr), result.stderr
+    json.loads(result.stdout)
+
+
+def test_list_counts_like_show() -> None:
+    listed = {row["name"]: row["params"] for row in json.loads(run("list", "--json").stdout)}
+    for name in ("sdxl", "parti-3b", "make-a-video"):
+        assert listed[name] == json.loads(run("show", name, "--json").stdout)["total_params"]
 
 
 @pytest.mark.parametrize(

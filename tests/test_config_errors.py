@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minimodels.loader import MAX_FILE, names, parse
+from minimodels.loader import MAX_FILE, load, names, parse
 from tests.config_files import error_of, text_of, written
 
 # Errors: names and files
@@ -221,3 +221,30 @@ def test_set_into_a_list_counts_its_items(tmp_path: Path) -> None:
 def test_parse_names_what_it_parses() -> None:
     with pytest.raises(ValueError, match="a table of mine: kind is missing"):
         parse({}, "a table of mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    (
+        ("imagen", "scales=[4]", "imagen: scales: list should have at least 2 items after validation, not 1"),
+        ("imagen", "unet.levels=[]", "imagen: unet.levels: list should have at least 1 item after validation, not 0"),
+        ("imagen", "unet.levels.0.channels=513", "imagen: unet: levels.0.channels 513 is not divisible by norm_groups 32"),
+        ("imagen", "run.image_size=3", "imagen: run.image_size 3 is not divisible by scales 16"),
+        ("imagen", "unet.levels.0.chanels=3", "--set unet.levels.0.chanels: imagen has no key 'chanels' in unet.levels.0; did you mean channels"),
+    ),
+)  # fmt: skip
+def test_a_message_names_its_key_once_and_what_was_given_once(name: str, override: str, message: str) -> None:
+    assert error_of(name, override) == message
+
+
+def test_a_file_of_one_section_says_that_an_architecture_needs_a_base(tmp_path: Path) -> None:
+    section = text_of("imagen").partition("[unet]")[2].partition("[super_resolution_1]")[0]
+    message = error_of(written(tmp_path, f"[unet]{section}"))
+    assert "[unet] is a section of an architecture" in message and 'base = "NAME"' in message
+    assert "kind is missing" in error_of(written(tmp_path, '[unet]\nkind = "wheel"\n'))
+
+
+def test_a_length_of_an_architecture_whose_run_is_no_section_is_an_error(tmp_path: Path) -> None:
+    path = written(tmp_path, 'kind = "language-model"\nrun = 3\n')
+    with pytest.raises(ValueError, match="no such length; its run options are none"):
+        load(path, lengths={"steps": 3})
