@@ -28,7 +28,7 @@ class PixelAttention(nn.Module):
         self.attention = Attention(channels, channels, Heads(1, 1, channels), "self", bias="all")
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c").contiguous()  # once, not in every projection
         return x + rearrange(self.attention(tokens), "b (h w) c -> b c h w", h=x.shape[2]).contiguous()
 
 

@@ -266,7 +266,7 @@ class TextAppendedAttention(nn.Module):
 
     def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
         height, width = x.shape[2:]
-        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c").contiguous()  # once, not in every projection
         return (
             x
             + rearrange(

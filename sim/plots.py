@@ -37,6 +37,11 @@ RAMP = 256  # points of a line on a logarithmic axis
 MANY = 5000  # points from which on a vector picture holds them as pixels
 
 
+def _plain(text: str) -> str:
+    """`text` as it is drawn: on one line, and its dollars are not the borders of formulas."""
+    return units.printable(text).replace("$", r"\$")
+
+
 def check_extension(path: Path) -> None:
     """Say now, before any work, whether a plot can be written as `path`.
 
@@ -121,7 +126,7 @@ def _stack(axes: Axes, y: float, parts: dict[str, Totals], source: str, factor: 
 def _title(what: str, profiles: Sequence[Profile]) -> str:
     """`what`, and the source and the device where all profiles share them."""
     sources = {profile.source for profile in profiles}
-    places = {units.printable(profile.device.title) for profile in profiles}
+    places = {_plain(profile.device.title) for profile in profiles}
     shared = [*(sources if len(sources) == 1 else ()), *(f"on {place}" for place in places if len(places) == 1)]
     return textwrap.fill(f"{what}, {' '.join(shared)}" if shared else what, WIDTH)
 
@@ -142,7 +147,10 @@ def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dic
     second, prefix = units.scale(max(map(max, lengths), default=0.0), highest=0)
     factors = [(whole or 1.0) / 100 if shares else second for whole in wholes]
     longest = max((max(row) / factor for row, factor in zip(lengths, factors, strict=True)), default=0.0) or 1.0
-    names = [textwrap.wrap(name + _untimed(p), WIDTH) for p, name in zip(profiles, units.labels(profiles), strict=True)]
+    names = [
+        textwrap.wrap(name + _untimed(p), WIDTH)
+        for p, name in zip(profiles, map(_plain, units.labels(profiles)), strict=True)
+    ]
     more = [0.6 * (len(lines) - 1) for lines in names]  # room for each further line of a name, in bars
     figure, (axes,) = _figure(1.3 + 0.4 * (sum(map(len, lengths)) + len(profiles) + sum(more)))
     ticks: dict[float, str] = {}
@@ -152,7 +160,7 @@ def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dic
         text.set_in_layout(False)
         for bar, parts in bars.items():
             _stack(axes, y, parts, profile.source, factor, longest * factor / 12)
-            ticks[y] = units.printable(bar.replace("_", " "))
+            ticks[y] = _plain(bar.replace("_", " "))
             y += 1
         y += 0.9 + gap
     axes.set_yticks(list(ticks), list(ticks.values()))
@@ -199,7 +207,7 @@ def _roof(axes: Axes, device: DeviceRecord, left: float, right: float, style: st
     assert peak and slope, "roofline() has checked both"
     ridge = peak / slope
     rates = f"{units.si(peak, 'FLOP/s')}, {units.si(slope, 'B/s')}"
-    text = f"{units.printable(device.title)}: {rates}, ridge at {units.digits(ridge)} FLOP/B"
+    text = f"{_plain(device.title)}: {rates}, ridge at {units.digits(ridge)} FLOP/B"
     xs = [left, min(max(ridge, left), right), right]
     axes.plot(xs, [min(peak, slope * x) for x in xs], style, color="black", lw=1.2, label=text, zorder=1)
 
@@ -224,7 +232,7 @@ def roofline(profiles: Sequence[Profile]) -> Figure:
     figure, (axes,) = _figure(6)
     for device, style in zip(roofs.values(), ["-", "--", ":", "-."] * len(roofs), strict=False):
         _roof(axes, device, min(xs) / 2, max(xs) * 3, style)
-    names, shapes = units.labels(profiles), MARKERS * len(profiles)
+    names, shapes = list(map(_plain, units.labels(profiles))), MARKERS * len(profiles)
     handles = list(axes.get_lines())
     for profile, points, shape, name in zip(profiles, found, shapes, names, strict=False):
         whole = math.fsum(points.values())
@@ -245,7 +253,7 @@ def roofline(profiles: Sequence[Profile]) -> Figure:
 def memory(profiles: Sequence[Profile]) -> Figure:
     """Bytes in use over the calls, coloured by stage, with the weights and the capacity of the device."""
     figure, panels = _figure(0.6 + 3.4 * len(profiles), len(profiles))
-    for axes, profile, name in zip(panels, profiles, units.labels(profiles), strict=True):
+    for axes, profile, name in zip(panels, profiles, map(_plain, units.labels(profiles)), strict=True):
         facts, capacity = profile.memory, profile.device.memory_bytes or 0
         shown = max(facts.peak, capacity if capacity < 20 * facts.peak else 0)
         factor, prefix = units.scale(shown)
@@ -258,12 +266,12 @@ def memory(profiles: Sequence[Profile]) -> Figure:
         axes.axhline(facts.weights / factor, color="black", ls=":", label=f"weights, {units.size(facts.weights)}")
         if capacity:
             off = "" if shown >= capacity else " (off the axis)"
-            text = f"{units.printable(profile.device.title)}, {units.size(capacity)}{off}"
+            text = f"{_plain(profile.device.title)}, {units.size(capacity)}{off}"
             axes.axhline(math.nan if off else capacity / factor, color="black", ls="--", label=text)
         axes.set(xlabel="operator, in call order", ylabel=f"memory in use ({prefix}B)", ylim=(0, 1.06 * shown / factor))
         _name(axes, f"{name}: peak {units.size(facts.peak)}")
         axes.margins(x=0)
-        handles = [_patch(units.printable(s.replace("_", " ")), *look, STAGE_EDGE) for s, look in looks.items()]
+        handles = [_patch(_plain(s.replace("_", " ")), *look, STAGE_EDGE) for s, look in looks.items()]
         handles += axes.get_lines()
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
     figure.suptitle(_title("Memory over the run", profiles))
@@ -303,7 +311,7 @@ def seqlen(profiles: Sequence[Profile]) -> Figure:
 
     figure, panels = _figure(0.8 + 3.0 * len(profiles), len(profiles))
     roles: set[str] = set()
-    for axes, profile, name in zip(panels, profiles, units.labels(profiles), strict=True):
+    for axes, profile, name in zip(panels, profiles, map(_plain, units.labels(profiles)), strict=True):
         calls = views.attention_calls(profile)
         if not calls:
             raise ValueError(f"no sequence lengths: {name} calls no attention")

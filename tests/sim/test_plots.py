@@ -149,7 +149,9 @@ def test_labels_do_not_overlap(kind: str, profiles: list[Profile]) -> None:
 
 
 @pytest.mark.parametrize("kind", plots.KINDS)
-@pytest.mark.parametrize("names", [("one", "two", "three"), ("one", "one", "one"), ("o\x07ne", "two\n", "\x1b")])
+@pytest.mark.parametrize(
+    "names", [("one", "two", "three"), ("one", "one", "one"), ("o\x07ne", "two\n", "\x1b"), ("$\\frac$", "$", "$x$ $y")]
+)
 def test_many_different_settings_fit_the_page_without_a_warning(kind: str, names: tuple[str, ...]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
