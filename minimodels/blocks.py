@@ -7,6 +7,7 @@ Shapes: x (b, n, d) with d the model's width; context (b, m, d') with d' its own
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -46,12 +47,12 @@ def make_norm(norm: Norm, dim: int) -> nn.Module:
     return nn.LayerNorm(dim, norm.eps) if norm.kind == "layer" else nn.RMSNorm(dim, norm.eps)
 
 
-class Computed(nn.Module):
+class Computed(nn.Module, ABC):
     """Buffers that are computed, not trained: `fill` is called once they are where they stay."""
 
+    @abstractmethod
     def fill(self) -> None:
         """Compute the buffers, in float32 whatever the model's dtype."""
-        raise NotImplementedError
 
 
 class RotaryTable(Computed):

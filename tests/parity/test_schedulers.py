@@ -85,7 +85,7 @@ def their_loop(scheduler: Any, noise: Tensor, prediction: str) -> Tensor:
     return x
 
 
-def compare(sampler: Sampler, scheduler: Any) -> None:
+def assert_equal_loops(sampler: Sampler, scheduler: Any) -> None:
     """Equal timesteps and equal results; DDPM of diffusers ends with noise of 1e-10 where the formula says none."""
     assert [int(timestep) for timestep in scheduler.timesteps] == sampler.timesteps
     dtype = torch.float32 if sampler.kind == "euler" else torch.float64  # Euler of diffusers knows float32 alone
@@ -116,7 +116,7 @@ def test_a_loop_equals_that_of_diffusers(kind: str, prediction: str, name: str, 
     scheduler = theirs(name, schedule, **options.get(name, {}))
     scheduler.set_timesteps(steps)
     run = Denoising.model_validate({"steps": steps, "guidance_scale": 1.0, "sampler": name})
-    compare(Sampler.of(schedule, run), scheduler)
+    assert_equal_loops(Sampler.of(schedule, run), scheduler)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "euler"])
@@ -128,7 +128,7 @@ def test_a_loop_of_any_number_of_steps_equals_that_of_diffusers_on_its_timesteps
     sampler = Sampler.of(schedule, run)
     scheduler = theirs(name, schedule, **({"clip_sample": False} if name == "ddpm" else {}))
     scheduler.set_timesteps(timesteps=sampler.timesteps)
-    compare(sampler, scheduler)
+    assert_equal_loops(sampler, scheduler)
 
 
 def test_the_euler_loop_of_sdxl_equals_that_of_its_released_scheduler() -> None:
@@ -138,7 +138,7 @@ def test_the_euler_loop_of_sdxl_equals_that_of_its_released_scheduler() -> None:
     scheduler.set_timesteps(50)
     run = Denoising(steps=50, guidance_scale=1.0, sampler="euler")
     assert Sampler.of(schedule, run).timesteps[:2] == [981, 961]
-    compare(Sampler.of(schedule, run), scheduler)
+    assert_equal_loops(Sampler.of(schedule, run), scheduler)
 
 
 def test_ddpm_with_a_threshold_equals_that_of_diffusers() -> None:
@@ -148,4 +148,4 @@ def test_ddpm_with_a_threshold_equals_that_of_diffusers() -> None:
         "ddpm", schedule, clip_sample=False, thresholding=True, dynamic_thresholding_ratio=0.5, sample_max_value=1e6
     )
     scheduler.set_timesteps(10)
-    compare(Sampler.of(schedule, run), scheduler)
+    assert_equal_loops(Sampler.of(schedule, run), scheduler)

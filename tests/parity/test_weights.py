@@ -199,7 +199,7 @@ def test_a_pickle_is_refused_unread(name: str, llama: Path) -> None:
 
 def test_a_pickle_named_as_safetensors_is_refused_unread(llama: Path) -> None:
     torch.save(Trap(), llama / "model.safetensors")
-    refusal(llama)
+    assert "cannot read" in refusal(llama) and "model.safetensors" in refusal(llama)
 
 
 def test_a_directory_without_weights_says_what_they_must_be_called(llama: Path) -> None:
