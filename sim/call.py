@@ -1,44 +1,19 @@
 """One executed operator as a walk records it: the input of the cost model and of the memory model.
 
-`Work` is what an operator does (from its formula), `Call` is one execution of it at one place, `Timing` how long
-that took, `Priced` how long the cost model says it takes, and what it was priced as.
+`Call` is one execution of an operator at one place, `Timing` how long that took, `Priced` how long the cost model
+says it takes, and what it was priced as. What it does is `kernels.work.Work`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from minimodels.kernels.work import Work
 
 if TYPE_CHECKING:
     from minimodels.kernels.scope import AttentionCall  # imports torch, which a list of devices has no use for
-
-Kernel = Literal[
-    "none",  # a view or a factory that launches nothing
-    "gemm",  # dense matrix products, `gemm` holds (batch, m, n, k)
-    "conv",  # convolutions as implicit GEMM, `gemm` holds (groups, m, n, k)
-    "attention",  # a fused attention kernel
-    "math",  # torch's unfused attention: products and passes over the scores, `gemm` holds (batch x heads, n, m, d)
-    "norm",  # reductions over rows: LayerNorm, RMSNorm, GroupNorm
-    "softmax",
-    "elementwise",  # reads and writes each element once
-    "copy",  # moves data and computes nothing
-    "gather",  # embedding, index
-    "other",  # no formula: bytes only
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What one execution of an operator does; `flops` is None where no formula exists."""
-
-    kernel: Kernel
-    flops: int | None
-    bytes_read: int
-    bytes_written: int
-    launches: int = 1
-    gemm: tuple[int, int, int, int] | None = None
-    workspace: int = 0  # bytes allocated and freed inside the operator
 
 
 @dataclass(slots=True)

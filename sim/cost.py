@@ -30,7 +30,8 @@ from math import ceil
 from typing import Literal, NamedTuple
 
 from minimodels.kernels.scope import AttentionCall
-from minimodels.sim.call import Call, Kernel, Priced, Work, stretches
+from minimodels.kernels.work import Kernel, Work
+from minimodels.sim.call import Call, Priced, stretches
 from minimodels.sim.device import Device
 from minimodels.sim.fusion import fuse
 

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from minimodels.config import Strict
-from minimodels.sim.call import Kernel
+from minimodels.kernels.work import Kernel
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from minimodels.kernels.scope import AttentionCall
+from minimodels.kernels.work import Formula, Work
 from minimodels.sim import formulas_matrix as matrix
 from minimodels.sim import formulas_memory as memory
-from minimodels.sim.call import Work
-from minimodels.sim.traffic import Formula, traffic
+from minimodels.sim.traffic import traffic
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 GROUP_NORM = torch.ops.aten.group_norm.default

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from minimodels.sim.call import Work
-from minimodels.sim.traffic import copying, one_dimension, size_bytes, stored_bytes, traffic, uncontiguous
+from minimodels.kernels.work import Work, size_bytes, stored_bytes
+from minimodels.sim.traffic import copying, one_dimension, traffic, uncontiguous
 
 MANY_POINTS = 25  # from here on torch computes distances as a product
 

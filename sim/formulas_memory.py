@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from minimodels.sim.call import Work
-from minimodels.sim.traffic import copying, one_dimension, size_bytes, stored_bytes, tensors_in, traffic, uncontiguous
+from minimodels.kernels.work import Work, size_bytes, stored_bytes
+from minimodels.sim.traffic import copying, one_dimension, tensors_in, traffic, uncontiguous
 
 INDEX = 8  # bytes of an index that torch makes
 

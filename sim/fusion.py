@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from minimodels.sim.call import Call, Work, stretches
+from minimodels.kernels.work import Work
+from minimodels.sim.call import Call, stretches
 
 FUSABLE = frozenset({"elementwise", "norm", "softmax", "copy"})
 

@@ -21,7 +21,8 @@ from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimodels.kernels.scope import CORE, KV_CACHE, STAGE, TRACER, AttentionCall, label
-from minimodels.sim.call import Call, Work
+from minimodels.kernels.work import Work
+from minimodels.sim.call import Call
 from minimodels.sim.formulas import ATTENTION, category, operator, run, work_of
 from minimodels.sim.knots import visit
 from minimodels.sim.no_dynamo import no_dynamo

@@ -6,18 +6,15 @@ is stored. Copies that torch makes of an argument whose strides a kernel cannot 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minimodels.sim.call import Work
-
-Formula = Callable[[tuple[Any, ...], dict[str, Any], tuple[Tensor, ...]], Work]
+from minimodels.kernels.work import Work, size_bytes, stored_bytes
 
 
 def tensors_in(values: Any) -> list[Tensor]:
@@ -29,17 +26,6 @@ def tensors_in(values: Any) -> list[Tensor]:
         elif isinstance(value, list | tuple):
             found.extend(item for item in value if isinstance(item, Tensor))
     return found
-
-
-def stored_bytes(x: Tensor) -> int:
-    """Bytes of the distinct elements of x: dimensions of stride 0 are stored once."""
-    sizes = (size for size, stride in zip(x.shape, x.stride(), strict=True) if stride != 0)
-    return prod(sizes) * x.element_size()
-
-
-def size_bytes(x: Tensor) -> int:
-    """Bytes of all elements of x."""
-    return x.numel() * x.element_size()
 
 
 def traffic(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> tuple[int, int]:

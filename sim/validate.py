@@ -24,9 +24,10 @@ from statistics import median, quantiles
 from typing import Literal
 
 from minimodels import loader
+from minimodels.kernels.work import Work
 from minimodels.run import Run
 from minimodels.sim import views
-from minimodels.sim.call import Call, Work
+from minimodels.sim.call import Call
 from minimodels.sim.cost import predict
 from minimodels.sim.device import load as load_device
 from minimodels.sim.files import read

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimodels.kernels.scope import CORE, AttentionCall, scope
+from minimodels.kernels.work import Work
 from minimodels.sim import device as devices
-from minimodels.sim.call import Call, Timing, Work
+from minimodels.sim.call import Call, Timing
 from minimodels.sim.cost import Mode, predict
 from minimodels.sim.device import Device
 from minimodels.sim.trace import Walk

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.work import Work
 from minimodels.loader import load
 from minimodels.pipelines import example_input, generate
 from minimodels.run import build
-from minimodels.sim.call import Call, Work
+from minimodels.sim.call import Call
 from minimodels.sim.knots import MAX_KNOTS, TOLERANCE, visit, weights
 from minimodels.sim.trace import Walk
 

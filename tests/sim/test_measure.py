@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from minimodels import loader
+from minimodels.kernels.work import Work
 from minimodels.run import Run, build
-from minimodels.sim.call import Call, Work
+from minimodels.sim.call import Call
 from minimodels.sim.measure import _scale, measure
 from minimodels.sim.profile import Profile
 from minimodels.sim.profiler import Executed

@@ -1,0 +1,56 @@
+"""What one execution of an operator does: FLOPs, bytes, launches. Formulas of our own operators return it.
+
+Imports no torch, so that what only lists devices or profiles does not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kernel = Literal[
+    "none",  # a view or a factory that launches nothing
+    "gemm",  # dense matrix products, `gemm` holds (batch, m, n, k)
+    "conv",  # convolutions as implicit GEMM, `gemm` holds (groups, m, n, k)
+    "attention",  # a fused attention kernel
+    "math",  # torch's unfused attention: products and passes over the scores, `gemm` holds (batch x heads, n, m, d)
+    "norm",  # reductions over rows: LayerNorm, RMSNorm, GroupNorm
+    "softmax",
+    "elementwise",  # reads and writes each element once
+    "copy",  # moves data and computes nothing
+    "gather",  # embedding, index
+    "other",  # no formula: bytes only
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one execution of an operator does; `flops` is None where no formula exists."""
+
+    kernel: Kernel
+    flops: int | None
+    bytes_read: int
+    bytes_written: int
+    launches: int = 1
+    gemm: tuple[int, int, int, int] | None = None
+    workspace: int = 0  # bytes allocated and freed inside the operator
+
+
+Formula = Callable[[tuple[Any, ...], dict[str, Any], "tuple[Tensor, ...]"], Work]
+"""(positional arguments, keyword arguments, result tensors) -> Work."""
+
+
+def stored_bytes(x: Tensor) -> int:
+    """Bytes of the distinct elements of x: dimensions of stride 0 are stored once."""
+    sizes = (size for size, stride in zip(x.shape, x.stride(), strict=True) if stride != 0)
+    return prod(sizes) * x.element_size()
+
+
+def size_bytes(x: Tensor) -> int:
+    """Bytes of all elements of x."""
+    return x.numel() * x.element_size()
