@@ -63,8 +63,11 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="cuda or cpu: measure there. A GPU's name (`minibench devices`): simulate it. "
                      "auto: CUDA if there is one, else simulate a100-80gb."),
         click.option("--attention", metavar="BACKEND", default="sdpa", show_default=True,
-                     help="sdpa (torch chooses), baseline (the matrix is written out), flash, efficient or cudnn; "
+                     help="sdpa (torch chooses), baseline (the matrix is written out), flash, efficient, cudnn, or "
+                     "triton (ours); "
                      "with ! the kernel is pinned and a call it cannot do is an error."),
+        click.option("--kernels", metavar="torch|triton", default="torch", show_default=True,
+                     help="Kernels of all other operators: torch's, or ours in Triton where there is one."),
         click.option("--mode", metavar="eager|graph|compiled", default="eager", show_default=True,
                      help="How the host launches kernels; graph and compiled are simulated only, so name a GPU."),
         click.option("--batch", type=int, default=1, show_default=True, help="Images or sequences at once."),

@@ -8,54 +8,22 @@ softmax(q k^T * scale + bias) v, with q (*batch, heads, n, d), k and v (*batch, 
   limits allow, `efficient` where they do not. A name with "!" pins the kernel: a call it cannot do raises.
 - `sdpa` leaves the choice to torch.
 
-The backend is a property of the run: `with attention_backend("flash"): ...`. `target` names the architecture
-whose limits and preferences decide on `meta` tensors ("sm80", "gfx942", "cpu"); on real tensors it is their
-device's own. Source of limits and order: torch/native/transformers/cuda/sdp_utils.cpp.
+- `triton` are our own kernels where their limits allow, then as `flash`. On a CPU their reference in plain torch
+  runs, and is recorded as `reference`.
+
+The backend is a property of the run: `with attention_backend("flash"): ...`; limits stand in `limits`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from minimodels.kernels.backend import architecture, choice
+from minimodels.kernels.limits import resolve
 from minimodels.kernels.scope import CORE, AttentionCall, scope
-
-BACKENDS = ("sdpa", "baseline", "flash", "flash!", "efficient", "efficient!", "cudnn", "cudnn!")
-MAX_GRID = 65535  # batch and heads are grid dimensions of the flash and cuDNN kernels
-HALF = (torch.float16, torch.bfloat16)
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    name: str
-    target: str
-
-
-_choice = _Choice("sdpa", "cpu")
-
-
-@contextmanager
-def attention_backend(name: str, target: str = "cpu") -> Iterator[None]:
-    """Run every `attention()` inside with backend `name`; `target` decides on `meta` tensors.
-
-    Raises:
-        ValueError: there is no such backend.
-    """
-    global _choice
-    if name not in BACKENDS:
-        raise ValueError(f"unknown attention backend {name!r}; allowed: {', '.join(BACKENDS)}")
-    before, _choice = _choice, _Choice(name, target)
-    try:
-        yield
-    finally:
-        _choice = before
 
 
 def attention(
@@ -75,8 +43,9 @@ def attention(
     causal = causal and n > 1
     if scale is None:
         scale = q.shape[-1] ** -0.5
-    target = _choice.target if q.device.type == "meta" else architecture(q.device)
-    backend = _resolve(_choice.name, target, q, k, causal, bias)
+    chosen = choice()
+    target = chosen.target if q.device.type == "meta" else architecture(q.device)
+    backend = resolve(chosen.attention, target, q, k, causal, bias)
     call = AttentionCall(
         backend=backend,
         batch=q.shape[:-3].numel(),
@@ -91,6 +60,10 @@ def attention(
     with scope(CORE, backend, call):
         if backend == "baseline":
             return _baseline(q, k, v, causal, bias, scale)
+        if backend in ("triton", "reference"):
+            from minimodels.kernels.our_attention import attend  # Triton takes 0.2 s to import
+
+            return attend(q, k, v, causal, bias, scale)
         return _fused(backend, q, k, v, causal, bias, scale)
 
 
@@ -109,94 +82,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> None:
         raise ValueError(f"causal attention needs a key for every query, not {n:,} queries and {m:,} keys")
 
 
-def _resolve(name: str, target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> str:
-    """The kernel that will run: baseline, flash, efficient, cudnn or math."""
-    if name == "baseline":
-        return name
-    if name == "sdpa":
-        order = ORDER.get(target, ("flash", "efficient", "math"))
-    elif name == "flash":
-        order = ("flash", "math") if target == "cpu" else ("flash", "efficient")
-    else:
-        order = (name.removesuffix("!"),)
-    limits = []
-    for backend in order:
-        limit = LIMITS[backend](target, q, k, causal, bias)
-        if limit is None:
-            return backend
-        limits.append(f"{backend}: {limit}")
-    raise ValueError(f"attention backend {name!r} cannot do this call: " + "; ".join(limits))
-
-
-# In which order torch tries its kernels. sm90 and newer prefer cuDNN from cuDNN 9.15 on.
-ORDER = {
-    "sm90": ("cudnn", "flash", "efficient", "math"),
-    "sm100": ("cudnn", "flash", "efficient", "math"),
-    "cpu": ("flash", "math"),
-}
-
-
-def _flash_limit(target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> str | None:
-    head_dim = q.shape[-1]
-    if target == "cpu":
-        return None if q.shape[-3] == k.shape[-3] else "grouped keys are not supported on a CPU"
-    if target in ("sm70", "sm75"):
-        return f"needs sm80 or newer, not {target}"
-    if q.dtype not in HALF:
-        return f"needs float16 or bfloat16, not {_short(q.dtype)}"
-    if head_dim > 256:
-        return f"head_dim is at most 256, not {head_dim}"
-    if bias is not None:
-        return "takes no bias"
-    if causal and q.shape[-2] != k.shape[-2]:
-        return f"causal needs as many queries as keys, not {q.shape[-2]} and {k.shape[-2]}"
-    return _grid_limit(q)
-
-
-def _cudnn_limit(target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> str | None:
-    head_dim = q.shape[-1]
-    if target == "cpu" or target.startswith("gfx"):
-        return f"needs an NVIDIA GPU, not {target}"
-    if target in ("sm70", "sm75"):
-        return f"needs sm80 or newer, not {target}"
-    if q.dtype not in HALF:
-        return f"needs float16 or bfloat16, not {_short(q.dtype)}"
-    if head_dim % 8 or head_dim > 128:
-        return f"head_dim is a multiple of 8 up to 128, not {head_dim}"
-    if k.shape[-2] == 1:
-        return "needs more than one key"
-    if causal and q.shape[-2] != k.shape[-2]:
-        return f"causal needs as many queries as keys, not {q.shape[-2]} and {k.shape[-2]}"
-    return _grid_limit(q)
-
-
-def _efficient_limit(target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> str | None:
-    align = 8 if q.dtype in HALF else 4
-    if target == "cpu":
-        return "needs a GPU"
-    if q.dtype not in (*HALF, torch.float32):
-        return f"needs float16, bfloat16 or float32, not {_short(q.dtype)}"
-    if q.shape[-1] % align:
-        return f"head_dim is a multiple of {align} in {_short(q.dtype)}, not {q.shape[-1]}"
-    if q.shape[-3] > MAX_GRID:
-        return f"has at most {MAX_GRID:,} heads, not {q.shape[-3]:,}"
-    return None
-
-
-def _grid_limit(q: Tensor) -> str | None:
-    batch, heads = q.shape[:-3].numel(), q.shape[-3]
-    if batch > MAX_GRID or heads > MAX_GRID:
-        return f"batch and heads are at most {MAX_GRID:,}, not {batch:,} and {heads:,}"
-    return None
-
-
-Limit = Callable[[str, Tensor, Tensor, bool, "Tensor | None"], "str | None"]
-LIMITS: dict[str, Limit] = {
-    "flash": _flash_limit,
-    "efficient": _efficient_limit,
-    "cudnn": _cudnn_limit,
-    "math": lambda target, q, k, causal, bias: None,
-}
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -253,18 +138,3 @@ def _ungroup(q: Tensor, x: Tensor) -> Tensor:
 
 def _future(n: int, m: int, device: torch.device) -> Tensor:
     return torch.ones(n, m, dtype=torch.bool, device=device).triu(m - n + 1)
-
-
-@cache
-def architecture(device: torch.device) -> str:
-    """What decides a device's limits: "sm80", "gfx942", "cpu"."""
-    if device.type != "cuda":
-        return "cpu"
-    if torch.version.hip:
-        return torch.cuda.get_device_properties(device).gcnArchName.partition(":")[0]
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"sm{major}{minor}"
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -44,6 +44,9 @@ class Work:
 Formula = Callable[[tuple[Any, ...], dict[str, Any], "tuple[Tensor, ...]"], Work]
 """(positional arguments, keyword arguments, result tensors) -> Work."""
 
+OURS: dict[str, Formula] = {}
+"""Formulas of our own operators by name, "minimodels::name"; `kernels.operator.define` fills it."""
+
 
 def stored_bytes(x: Tensor) -> int:
     """Bytes of the distinct elements of x: dimensions of stride 0 are stored once."""

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minimodels.kernels.attention import attention_backend as attention_backend
+    from minimodels.kernels.backend import attention_backend as attention_backend
     from minimodels.loader import load as load
     from minimodels.run import Run as Run
     from minimodels.run import build as build
@@ -22,7 +22,7 @@ _HOMES = {
     "load": "minimodels.loader",
     "build": "minimodels.run",
     "Run": "minimodels.run",
-    "attention_backend": "minimodels.kernels.attention",
+    "attention_backend": "minimodels.kernels.backend",
     "Profile": "minimodels.sim.profile",
     "simulate": "minimodels.sim.simulate",
     "measure": "minimodels.sim.measure",

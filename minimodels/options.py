@@ -20,6 +20,9 @@ class Options(Strict):
     batch: Length = 1
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "bfloat16"
     mode: Literal["eager", "graph", "compiled"] = "eager"
+    kernels: Literal["torch", "triton"] = Field(
+        default="torch", description="of operators other than attention, where we have one"
+    )
     resident: Literal["all", "stage"] = Field(
         default="all", description="parts in memory: all, or those of the running stage"
     )

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from minimodels.blocks import Computed
 from minimodels.config import Architecture
-from minimodels.kernels.attention import BACKENDS
+from minimodels.kernels.backend import BACKENDS
 from minimodels.kernels.scope import STAGE, TRACER, scope
 from minimodels.options import Options, parse
 from minimodels.parts import make

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from minimodels.kernels.attention import architecture
+from minimodels.kernels.backend import architecture
 from minimodels.sim import device as devices
 from minimodels.sim.profile import DeviceRecord
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minimodels.kernels.scope import AttentionCall
-from minimodels.kernels.work import Formula, Work
+from minimodels.kernels.work import OURS, Formula, Work
 from minimodels.sim import formulas_matrix as matrix
 from minimodels.sim import formulas_memory as memory
 from minimodels.sim.traffic import traffic
@@ -55,6 +55,8 @@ def work_of(
     name = operator(func)
     if func is ATTENTION and core is not None and core.backend == "math":
         return matrix.math_attention(args, kwargs, out)
+    if name in OURS:
+        return OURS[name](args, kwargs, out)
     if name in FORMULAS:
         return FORMULAS[name](args, kwargs, out)
     if torch.Tag.pointwise in func.tags:

@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.backend import attention_backend, kernel_backend
 from minimodels.kernels.scope import STAGE, TRACER, AttentionCall, Tracer
 from minimodels.kinds import Config
 from minimodels.pipelines import example_input, generate
@@ -99,7 +99,7 @@ class Session:
     def _generate(self, tracer: Tracer) -> None:
         token = TRACER.set(tracer)
         try:
-            with attention_backend(self._run.attention):
+            with attention_backend(self._run.attention), kernel_backend(self._run.kernels):
                 generate(self._config, self._parts, self._tokens)
         finally:
             TRACER.reset(token)

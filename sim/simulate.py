@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.backend import attention_backend, kernel_backend
 from minimodels.kinds import Config
 from minimodels.pipelines import example_input, generate
 from minimodels.run import DTYPES, Run, build
@@ -93,7 +93,7 @@ def walk_pipeline(walk: Walk, config: Config, run: Run, target: str) -> None:
     """Run the pipeline of `config` on the parts of `walk`; attention is that of the architecture `target`."""
     with _describable(config):
         tokens = example_input(config, run.batch, "meta")
-        with attention_backend(run.attention, target), torch.inference_mode(), walk:
+        with attention_backend(run.attention, target), kernel_backend(run.kernels), torch.inference_mode(), walk:
             walk.hold(tokens)
             generate(config, walk.parts, tokens)
 

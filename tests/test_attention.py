@@ -9,8 +9,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from minimodels.kernels import attention as module
-from minimodels.kernels.attention import attention, attention_backend
+from minimodels.kernels.attention import attention
+from minimodels.kernels.backend import attention_backend, choice
 from minimodels.kernels.scope import AttentionCall
 from minimodels.sim.trace import Walk
 
@@ -290,11 +290,11 @@ def test_the_record_of_a_call_holds_its_facts() -> None:
 
 
 def test_the_backend_is_restored_after_an_exception() -> None:
-    before = module._choice
+    before = choice()
     with pytest.raises(ZeroDivisionError), attention_backend("baseline"), attention_backend("efficient!", "sm90"):
-        assert module._choice.name == "efficient!" and module._choice.target == "sm90"
+        assert choice().attention == "efficient!" and choice().target == "sm90"
         raise ZeroDivisionError
-    assert module._choice is before
+    assert choice() is before
     q, k, v, _ = draw(Case(), torch.float32)
     assert attention(q, k, v).shape == q.shape, "efficient! would raise on a CPU"
 
@@ -302,16 +302,16 @@ def test_the_backend_is_restored_after_an_exception() -> None:
 def test_nested_backends_are_left_in_order() -> None:
     with attention_backend("baseline"):
         with attention_backend("flash"):
-            assert module._choice.name == "flash"
-        assert module._choice.name == "baseline"
+            assert choice().attention == "flash"
+        assert choice().attention == "baseline"
 
 
 def test_an_unknown_backend_lists_the_known_ones() -> None:
-    before = module._choice
+    before = choice()
     message = "unknown attention backend 'flsh'; allowed: sdpa, baseline, flash"
     with pytest.raises(ValueError, match=message), attention_backend("flsh"):
         pass
-    assert module._choice is before
+    assert choice() is before
 
 
 @pytest.mark.parametrize("backend", ("baseline", "sdpa"))

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from minimodels.cli import main
-from minimodels.kernels.attention import BACKENDS
+from minimodels.kernels.backend import BACKENDS
 from minimodels.run import DTYPES
 from minimodels.sim.profile import Profile
 
@@ -260,7 +260,12 @@ def test_an_interrupt_leaves_no_file_and_one_line(tmp_path: Path) -> None:
     out = tmp_path / "p.json"
     arguments = ["profile", "parti-20b", "--device", "h200", "--full", "--out", str(out)]
     process = subprocess.Popen(
-        [*COMMAND, *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (in the background it is ignored)
     )
     assert process.stderr is not None
     assert process.stderr.readline().startswith("Parti 20B: decode "), "past the imports, into a walk of 1,024 steps"

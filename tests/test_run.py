@@ -20,7 +20,7 @@ from minimodels.autoencoder_config import CVivitDecoder, KlDecoder, VqDecoder
 from minimodels.blocks import RotaryTable
 from minimodels.config import ConvUpscaler, DecoderOnly, EncoderDecoder, Part, TextEncoder, VitDecoder
 from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentModel
-from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.backend import attention_backend
 from minimodels.kernels.scope import label
 from minimodels.loader import load
 from minimodels.masked import MaskedTransformer

@@ -13,7 +13,7 @@ from minimodels.autoencoder import VitDecoder
 from minimodels.blocks import Attention, Heads
 from minimodels.config import AutoregressiveImage, LanguageModel
 from minimodels.config import Stack as StackConfig
-from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.backend import attention_backend
 from minimodels.loader import load
 from minimodels.run import build, parameters
 from minimodels.transformer import Cache, Decoder, Encoder, Stack, TextToTokens

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.backend import attention_backend
 from minimodels.loader import load
 from minimodels.pipelines import example_input, generate
 from minimodels.run import build

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.backend import attention_backend
 from minimodels.kernels.scope import CORE, KV_CACHE, STAGE, TRACER, AttentionCall, label, scope
 from minimodels.loader import load, names
 from minimodels.pipelines import example_input, generate

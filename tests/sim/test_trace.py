@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import minimodels
 from minimodels import loader
 from minimodels.config import Architecture
-from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.backend import attention_backend
 from minimodels.kernels.scope import KV_CACHE, STAGE, TRACER, AttentionCall, scope
 from minimodels.loader import load
 from minimodels.pipelines import example_input, generate
@@ -336,7 +336,7 @@ def test_a_failed_walk_leaves_nothing_behind() -> None:
 FRESH = """
 import sys
 from minimodels import build, load
-from minimodels.kernels.attention import attention_backend
+from minimodels.kernels.backend import attention_backend
 from minimodels.pipelines import example_input, generate
 from minimodels.sim.trace import Walk
 from minimodels.sim.traffic import tensors_in

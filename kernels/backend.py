@@ -1,0 +1,89 @@
+"""Which kernels run: the one setting of a run that operators read, set by two context managers alone.
+
+`attention_backend(name, target)` chooses how attention runs, `kernel_backend(name)` whether all else that has a
+Triton kernel of ours runs as torch's operators ("torch") or in that kernel ("triton"). `target` names the
+architecture whose limits decide on `meta` tensors ("sm80", "gfx942", "cpu"); on real tensors their device does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton runs its kernels on CPU tensors
+BACKENDS = ("sdpa", "baseline", "flash", "flash!", "efficient", "efficient!", "cudnn", "cudnn!", "triton", "triton!")
+KERNELS = ("torch", "triton")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is chosen: the attention backend, the other operators' kernels, and the target on `meta`."""
+
+    attention: str = "sdpa"
+    kernels: str = "torch"
+    target: str = "cpu"
+
+
+_choice = Choice()
+
+
+def choice() -> Choice:
+    """What is chosen at present."""
+    return _choice
+
+
+def ours() -> bool:
+    """Whether operators other than attention run in Triton kernels of ours."""
+    return _choice.kernels == "triton"
+
+
+@contextmanager
+def attention_backend(name: str, target: str | None = None) -> Iterator[None]:
+    """Run every `attention()` inside with backend `name`; `target` decides on `meta` tensors.
+
+    Raises:
+        ValueError: there is no such backend.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown attention backend {name!r}; allowed: {', '.join(BACKENDS)}")
+    with _chosen(replace(_choice, attention=name, target=target or _choice.target)):
+        yield
+
+
+@contextmanager
+def kernel_backend(name: str) -> Iterator[None]:
+    """Run operators other than attention with torch's kernels ("torch") or ours ("triton").
+
+    Raises:
+        ValueError: there is no such choice.
+    """
+    if name not in KERNELS:
+        raise ValueError(f"unknown kernels {name!r}; allowed: {', '.join(KERNELS)}")
+    with _chosen(replace(_choice, kernels=name)):
+        yield
+
+
+@contextmanager
+def _chosen(new: Choice) -> Iterator[None]:
+    global _choice
+    before, _choice = _choice, new
+    try:
+        yield
+    finally:
+        _choice = before
+
+
+@cache
+def architecture(device: torch.device) -> str:
+    """What decides a device's limits: "sm80", "gfx942", "cpu"."""
+    if device.type != "cuda":
+        return "cpu"
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.partition(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm{major}{minor}"

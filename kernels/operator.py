@@ -1,0 +1,110 @@
+"""How an operator of ours is made known to torch: schema, implementations, shapes, FLOPs, bytes, gradient.
+
+`define` does all of it once per operator, so that the operator works under FakeTensor, `torch.compile`,
+FlopCounterMode, a walk, and torch.profiler:
+
+- on a GPU the Triton kernel runs, on a CPU the reference in plain torch (under TRITON_INTERPRET=1 the kernel);
+- `fake` gives shape, dtype and strides of the results as the kernel allocates them;
+- `work` gives FLOPs and bytes of one execution, from which torch's FLOP formula follows;
+- with a `backward` the operator can train; without one it raises where a gradient is asked for: a gradient
+  is never dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from minimodels.kernels.backend import INTERPRETED
+from minimodels.kernels.launch import Launch, run
+from minimodels.kernels.work import OURS, Formula
+
+NAMESPACE = "minimodels"
+LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+Plan = Callable[..., tuple[Any, Sequence[Launch]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """What is known of an operator of ours; all functions take its schema's arguments.
+
+    plan: allocates the result on the arguments' device and plans the launches that fill it; `meta` will do.
+    reference: the same numbers in plain torch, in float32 at least. eager: torch's own operators, as a model runs
+    them without us: what a benchmark compares with.
+    """
+
+    call: torch._ops.OpOverload
+    plan: Plan
+    reference: Callable[..., Any]
+    eager: Callable[..., Any]
+    work: Formula
+    trains: bool
+
+
+OPERATORS: dict[str, Operator] = {}
+"""By name, "minimodels::name"; those whose module was imported."""
+
+
+def define(
+    schema: str,
+    *,
+    plan: Plan,
+    reference: Callable[..., Any],
+    eager: Callable[..., Any],
+    fake: Callable[..., Any],
+    work: Formula,
+    backward: Callable[..., Any] | None = None,
+    save: Callable[..., None] | None = None,
+) -> torch._ops.OpOverload:
+    """Define the operator `schema` ("name(Tensor x, ...) -> Tensor") and return its callable.
+
+    plan, reference, eager: see `Operator`; backward, save: as in `torch.library.register_autograd`.
+    """
+
+    def kernel(*args: Any) -> Any:
+        result, launches = plan(*args)
+        for launch in launches:
+            run(launch)
+        return result
+
+    name = schema.partition("(")[0]
+    full = f"{NAMESPACE}::{name}"
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+    LIBRARY.impl(name, kernel, "CUDA")
+    LIBRARY.impl(name, kernel if INTERPRETED else reference, "CPU")
+    torch.library.register_fake(full, fake, lib=LIBRARY)
+    packet = getattr(getattr(torch.ops, NAMESPACE), name)
+    operator = packet.default
+    if backward is None:
+        LIBRARY.impl(name, _refuse(name, operator), "Autograd", with_keyset=True)
+    else:
+        torch.library.register_autograd(full, backward, setup_context=save, lib=LIBRARY)
+    OURS[full] = work
+    OPERATORS[full] = Operator(operator, plan, reference, eager, work, backward is not None)
+
+    @register_flop_formula(packet, get_raw=True)
+    def _(*args: Any, out_val: Any, **kwargs: Any) -> int:
+        outputs = (out_val,) if isinstance(out_val, Tensor) else tuple(out_val or ())
+        return work(args, kwargs, outputs).flops or 0
+
+    return operator
+
+
+def _refuse(name: str, operator: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The autograd kernel of an operator that cannot train."""
+
+    def run(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        asked = any(isinstance(x, Tensor) and x.requires_grad for x in (*args, *kwargs.values()))
+        if asked and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"minimodels::{name} has no gradient: run it under torch.no_grad(), or train with --kernels torch"
+            )
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+
+    return run
