@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from minimodels.loader import load as load
     from minimodels.run import Run as Run
     from minimodels.run import build as build
-    from minimodels.sim.measure import measure as measure
+    from minimodels.sim.api import measure as measure
+    from minimodels.sim.api import simulate as simulate
     from minimodels.sim.profile import Profile as Profile
-    from minimodels.sim.simulate import simulate as simulate
     from minimodels.weights import from_pretrained as from_pretrained
 
 _HOMES = {
@@ -24,8 +24,8 @@ _HOMES = {
     "Run": "minimodels.run",
     "attention_backend": "minimodels.kernels.backend",
     "Profile": "minimodels.sim.profile",
-    "simulate": "minimodels.sim.simulate",
-    "measure": "minimodels.sim.measure",
+    "simulate": "minimodels.sim.api",
+    "measure": "minimodels.sim.api",
     "from_pretrained": "minimodels.weights",
 }
 __all__ = ["Profile", "Run", "attention_backend", "build", "from_pretrained", "load", "measure", "simulate"]

@@ -129,5 +129,5 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "ones", "full", "arange", "linspace"), memory.fill),
     **dict.fromkeys(("randint", "rand", "randn", "fill_", "zero_", "scalar_tensor"), memory.fill),
     **dict.fromkeys(("exponential_", "normal_", "uniform_", "random_"), memory.fill),
-    **dict.fromkeys(("empty", "empty_like", "new_empty", "empty_strided", "promote_types"), memory.nothing),
+    **dict.fromkeys(("empty", "empty_like", "new_empty", "empty_strided", "promote_types", "detach_"), memory.nothing),
 }

@@ -25,16 +25,17 @@ from typing import Any
 import torch
 
 from minimodels.kinds import Config
-from minimodels.run import DTYPES, Run, build
+from minimodels.run import Run
 from minimodels.sim import profiler
 from minimodels.sim.call import Call
 from minimodels.sim.cost import predict
 from minimodels.sim.environment import describe, environment, free_bytes, known, memory_bytes, target_of
+from minimodels.sim.job import Job, of_config
 from minimodels.sim.memory import RESERVE, ROUNDING, Usage, account
-from minimodels.sim.profile import Environment, Profile, RunRecord
+from minimodels.sim.profile import Environment, Profile
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.session import PASSES, Session, Timed, combine, is_view
-from minimodels.sim.simulate import merge, stages, walk_pipeline
+from minimodels.sim.simulate import merge, run_walk, stages
 
 
 def measure(config: Config, run: Run, progress: Advance = silent) -> Profile:
@@ -47,11 +48,16 @@ def measure(config: Config, run: Run, progress: Advance = silent) -> Profile:
             that cannot do a call.
         Unmeasurable: the run and the walk differ, or too much time belongs to no operator.
     """
+    return measure_job(of_config(config, run), run, progress)
+
+
+def measure_job(job: Job, run: Run, progress: Advance = silent) -> Profile:
+    """The measured profile of a job; see `measure`."""
     device = _checked(run)
-    walk = _walk(config, run, device)
+    walk = _walk(job, run, device)
     usage, weights = account(walk, run)
-    _check_fit(config, usage, free_bytes(device))
-    session = Session(config, run, device, build(config, device, DTYPES[run.dtype], run.seed), progress)
+    _check_fit(job, usage, free_bytes(device))
+    session = Session(job.prepare(device).run, run, device, progress)
     warmups = session.warm_up()
     clocked = session.clock()
     facts = environment(device) | {"allocator_peak": session.allocator_peak, "warmups": warmups}
@@ -63,8 +69,8 @@ def measure(config: Config, run: Run, progress: Advance = silent) -> Profile:
     per_call = [usage.per_call[index] for index in kept]
     return Profile(
         source="measured",
-        config=config.model_dump(mode="json"),
-        run=RunRecord.of(run, config.run),
+        config=job.config,
+        run=job.record,
         environment=Environment.model_validate(facts | _protocol(clocked, session)),
         device=describe(device, run.dtype),
         stages=stages(ops, wall),
@@ -91,7 +97,7 @@ def _checked(run: Run) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if run.device == "cuda" else torch.device("cpu")
 
 
-def _walk(config: Config, run: Run, device: torch.device) -> profiler.KnotWalk:
+def _walk(job: Job, run: Run, device: torch.device) -> profiler.KnotWalk:
     """The facts of every operator, views included; knots are chosen as for the simulated GPU, if it is known."""
     file = known(device)
 
@@ -99,20 +105,20 @@ def _walk(config: Config, run: Run, device: torch.device) -> profiler.KnotWalk:
         assert file is not None
         return sum(t.device_seconds + t.gap_seconds for t in predict(calls, file, run.mode))
 
-    parts = build(config, "meta", DTYPES[run.dtype])
+    prepared = job.prepare("meta")
     rounding = 1 if device.type == "cpu" else ROUNDING
     walk = profiler.KnotWalk(
-        parts, rounding=rounding, estimate=estimate if file else None, full=run.full, keep_views=True
+        prepared.parts, rounding=rounding, estimate=estimate if file else None, full=run.full, keep_views=True
     )
-    walk_pipeline(walk, config, run, target_of(device))
+    run_walk(walk, prepared, run, target_of(device), job.name)
     return walk
 
 
-def _check_fit(config: Config, usage: Usage, have: int) -> None:
+def _check_fit(job: Job, usage: Usage, have: int) -> None:
     need = max(usage.per_call)
     if need > have:
         raise ValueError(
-            f"{config.title} does not fit: it needs {need / 1e9:,.1f} GB and there are {have / 1e9:,.1f} GB; "
+            f"{job.title} does not fit: it needs {need / 1e9:,.1f} GB and there are {have / 1e9:,.1f} GB; "
             "take a smaller batch or dtype, or simulate it: --device a100-80gb"
         )
 

@@ -12,12 +12,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
-from torch import Tensor, nn
 
 from minimodels.kernels.backend import attention_backend, kernel_backend
 from minimodels.kernels.scope import STAGE, TRACER, AttentionCall, Tracer
-from minimodels.kinds import Config
-from minimodels.pipelines import example_input, generate
 from minimodels.run import Run
 from minimodels.sim import profiler
 from minimodels.sim.call import Call, Timing
@@ -81,26 +78,25 @@ class _Clock:
 
 
 class Session:
-    """A model on a device, and the runs it is put through.
+    """A job on a device, and the runs it is put through.
 
     `converged`: the warm-up ended with two runs that agree; `attributed`: the least share of device time that a
     profiled run gave to operators; `allocator_peak`: bytes that the clocked runs allocated at most on a GPU.
     """
 
-    def __init__(self, config: Config, run: Run, device: torch.device, parts: nn.ModuleDict, progress: Advance) -> None:
+    def __init__(self, job: Callable[[], object], run: Run, device: torch.device, progress: Advance) -> None:
         self.converged = False
         self.attributed = 1.0
         self.allocator_peak: int | None = None
         self._device = device
-        self._config, self._run, self._parts, self._progress = config, run, parts, progress
-        self._tokens: Tensor = example_input(config, run.batch, device, run.seed)
+        self._job, self._run, self._progress = job, run, progress
         self._settle = profiler.device_settle(device)
 
-    def _generate(self, tracer: Tracer) -> None:
+    def _perform(self, tracer: Tracer) -> None:
         token = TRACER.set(tracer)
         try:
             with attention_backend(self._run.attention), kernel_backend(self._run.kernels):
-                generate(self._config, self._parts, self._tokens)
+                self._job()
         finally:
             TRACER.reset(token)
 
@@ -108,7 +104,7 @@ class Session:
         clock = _Clock(self._settle)
         self._settle()
         begin = time.perf_counter()
-        self._generate(clock)
+        self._perform(clock)
         self._settle()
         clock.seconds[Place().stage] += time.perf_counter() - begin
         return clock.seconds
@@ -142,8 +138,10 @@ class Session:
         self._progress("profiling", number + 1, PASSES)
         tracer = profiler.Labels(walk.knots, self._settle, self._run.seed + number)
         on_gpu = self._device.type == "cuda"
-        events = profiler.trace(lambda: self._generate(tracer), on_gpu)
+        events = profiler.trace(lambda: self._perform(tracer), on_gpu)
         operators, lost = profiler.outermost(events)
+        operators, constants = _without_constants(operators)
+        lost += constants
         _check_same(operators, walk.calls)
         pairs = list(zip(operators, walk.calls, strict=True))
         lost += sum(profiler.device_seconds(operator) for operator, call in pairs if is_view(call))
@@ -163,6 +161,21 @@ class Session:
         if self.attributed < 1 - LOST:
             missing = f"{1 - self.attributed:.1%} of the device's time belongs to no operator of the walk"
             raise Unmeasurable(f"{missing}: end other work on the machine and try again; if it stays, {DEFECT}")
+
+
+CONSTANT = ["empty", "to", "lift_fresh"]  # how torch.tensor() begins, which no walk sees
+
+
+def _without_constants(operators: Sequence[profiler.Executed]) -> tuple[list[profiler.Executed], float]:
+    """The operators less those that make a tensor of Python numbers, and the device seconds of these."""
+    kept: list[profiler.Executed] = []
+    seconds = 0.0
+    for operator in operators:
+        kept.append(operator)
+        if [one.name for one in kept[-3:]] == CONSTANT:
+            seconds += sum(profiler.device_seconds(one) for one in kept[-3:])
+            del kept[-3:]
+    return kept, seconds
 
 
 def _check_same(operators: Sequence[profiler.Executed], calls: Sequence[Call]) -> None:

@@ -17,14 +17,14 @@ from pydantic import ValidationError
 
 from minimodels.kernels.backend import attention_backend, kernel_backend
 from minimodels.kinds import Config
-from minimodels.pipelines import example_input, generate
-from minimodels.run import DTYPES, Run, build
+from minimodels.run import DTYPES, Run
 from minimodels.sim import device as devices
 from minimodels.sim.call import Call, Timing
 from minimodels.sim.cost import predict, rate_of
+from minimodels.sim.job import Job, Prepared, of_config
 from minimodels.sim.memory import RESERVE, account
 from minimodels.sim.no_collector import no_collector
-from minimodels.sim.profile import Attention, DeviceRecord, Environment, Op, Profile, RunRecord, Stage
+from minimodels.sim.profile import Attention, DeviceRecord, Environment, Op, Profile, Stage
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.trace import Walk
 
@@ -47,20 +47,25 @@ def simulate(config: Config, run: Run | None = None, progress: Advance = silent)
             large to be described.
     """
     run = run or Run()
+    return simulate_job(of_config(config, run), run, progress)
+
+
+def simulate_job(job: Job, run: Run, progress: Advance = silent) -> Profile:
+    """The predicted profile of a job; see `simulate`."""
     device = devices.load(run.device)
     if run.dtype not in device.datasheet.flops:
         raise ValueError(f"{device.name} has no rate for {run.dtype}; it has {', '.join(device.datasheet.flops)}")
-    walk = walk_config(config, run, device, progress)
+    walk = walk_job(job, run, device, progress)
     timings = predict(_bucketed(walk.calls, run), device, run.mode)
     memory, weights = account(walk, run)
     pairs = zip(walk.calls, timings, strict=True)
     executed = [call if call.work is timing.work else replace(call, work=timing.work) for call, timing in pairs]
-    with _describable(config):
+    with _describable(job.name):
         ops, order = merge(executed, timings)
         return Profile(
             source="simulated",
-            config=config.model_dump(mode="json"),
-            run=RunRecord.of(run, config.run),
+            config=job.config,
+            run=job.record,
             environment=Environment.model_validate({"torch": torch.__version__, "python": platform.python_version()}),
             device=DeviceRecord(
                 name=device.name,
@@ -79,27 +84,37 @@ def simulate(config: Config, run: Run | None = None, progress: Advance = silent)
 
 def walk_config(config: Config, run: Run, device: devices.Device, progress: Advance = silent) -> Walk:
     """Walk the pipeline of `config` for a device; loops choose their knots by its predicted times."""
+    return walk_job(of_config(config, run), run, device, progress)
+
+
+def walk_job(job: Job, run: Run, device: devices.Device, progress: Advance = silent) -> Walk:
+    """Walk a job for a device; loops choose their knots by its predicted times."""
 
     def estimate(calls: Sequence[Call]) -> float:
         return sum(t.device_seconds + t.gap_seconds for t in predict(_bucketed(calls, run), device, run.mode))
 
-    parts = build(config, "meta", DTYPES[run.dtype])
-    walk = Walk(parts, estimate=estimate, full=run.full, progress=progress)
-    walk_pipeline(walk, config, run, device.arch)
+    with _describable(job.name):
+        prepared = job.prepare("meta")
+    walk = Walk(prepared.parts, estimate=estimate, full=run.full, progress=progress)
+    run_walk(walk, prepared, run, device.arch, job.name)
     return walk
 
 
-def walk_pipeline(walk: Walk, config: Config, run: Run, target: str) -> None:
-    """Run the pipeline of `config` on the parts of `walk`; attention is that of the architecture `target`."""
-    with _describable(config):
-        tokens = example_input(config, run.batch, "meta")
-        with attention_backend(run.attention, target), kernel_backend(run.kernels), torch.inference_mode(), walk:
-            walk.hold(tokens)
-            generate(config, walk.parts, tokens)
+def run_walk(walk: Walk, prepared: Prepared, run: Run, target: str, name: str) -> None:
+    """Run a prepared job under `walk`; attention is that of the architecture `target`."""
+    with (
+        _describable(name),
+        attention_backend(run.attention, target),
+        kernel_backend(run.kernels),
+        torch.inference_mode(),
+        walk,
+    ):
+        walk.hold(*prepared.inputs)
+        prepared.run()
 
 
 @contextmanager
-def _describable(config: Config) -> Iterator[None]:
+def _describable(name: str) -> Iterator[None]:
     """Turns the overflow of a size, in torch or in a record of the profile, into a ValueError."""
     try:
         yield
@@ -112,7 +127,7 @@ def _describable(config: Config) -> Iterator[None]:
     else:
         return
     raise ValueError(
-        f"{config.name}: too large to be described: a tensor exceeds 2^63 bytes or an operator 2^80 FLOPs or bytes; "
+        f"{name}: too large to be described: a tensor exceeds 2^63 bytes or an operator 2^80 FLOPs or bytes; "
         "lower --batch, --image-size, --frames or a length"
     )
 

@@ -131,6 +131,8 @@ def _heading(profile: Profile) -> list[str]:
     settings = {
         key: settings[key] for key in dict.fromkeys(["device", "attention", "dtype", "batch", "mode", *settings])
     }
+    if profile.config["kind"] == "module":
+        del settings["batch"]  # it is in the inputs
     hidden = (*NO_WORK, "seed", "warmup", "repeats") if profile.source == "simulated" else NO_WORK
     shown = (
         (key.replace("_", " ").replace(".", " "), value)

@@ -285,6 +285,8 @@ def headline(profile: Profile) -> list[Quantity]:
         later = (profile.run.gen_len or 1) - 1  # prefill yields the first token
         steps = [Quantity("decode", batch * later / decode if decode else None, "tokens/s")] if later else []
         return [Quantity("prefill", prefill, "s"), *steps, *rates]
+    if profile.config["kind"] == "module":
+        return [Quantity("time per call", seconds, "s/call"), *rates]
     each = None if seconds is None else seconds / batch
     video = "video" in profile.config["kind"] or (profile.run.frames or 1) > 1
     kind = Quantity("time per video", each, "s/video") if video else Quantity("time per image", each, "s/image")

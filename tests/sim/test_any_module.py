@@ -1,0 +1,152 @@
+"""Modules that are not ours: walked, measured on a CPU, and counted as torch counts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import minimodels
+from minimodels.sim import views
+from minimodels.sim.profile import Profile
+
+
+class ConvNet(nn.Module):
+    """Convolutions, norms and pooling, as in torchvision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 7, 2, 3, bias=False), nn.BatchNorm2d(12), nn.ReLU(inplace=True))
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(12, 12, 3, padding=1), nn.ReLU()) for _ in range(2))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.stem(x))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.stem(x)
+
+
+def conv_net() -> tuple[nn.Module, tuple[Any, ...]]:
+    return ConvNet().eval(), (torch.randn(2, 3, 33, 33),)
+
+
+def diffusers_unet() -> tuple[nn.Module, tuple[Any, ...]]:
+    diffusers = pytest.importorskip("diffusers")
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=24,
+        attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    return unet.eval(), (torch.randn(2, 4, 8, 8), torch.tensor([3.0, 3.0]), torch.randn(2, 7, 24))
+
+
+def transformers_llama() -> tuple[nn.Module, tuple[Any, ...]]:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).eval(), (torch.randint(50, (2, 9)),)
+
+
+MODULES = {"conv net": conv_net, "diffusers UNet": diffusers_unet, "transformers LLaMA": transformers_llama}
+
+
+def flops(profile: Profile) -> float:
+    return sum(op.weight * (op.flops or 0) for op in profile.ops)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_flops_of_any_module_are_those_torch_counts(name: str) -> None:
+    module, inputs = MODULES[name]()
+    # Taken apart, or the counter does not see attention on a CPU
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    assert counter.get_total_flops() > 0
+    assert flops(minimodels.simulate(module, *inputs, device="h100-sxm")) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_cpu_run_has_the_operators_of_the_walk(name: str) -> None:
+    module, inputs = MODULES[name]()
+    profile = minimodels.measure(module, *inputs, device="cpu")  # raises where they differ
+    assert profile.source == "measured" and all(op.device_seconds is not None for op in profile.ops)
+    assert flops(profile) == flops(minimodels.simulate(module, *inputs, device="a100-80gb"))
+
+
+def test_attention_of_others_runs_on_the_backend_of_the_run() -> None:
+    module, inputs = diffusers_unet()
+    module.half()
+    inputs = tuple(x.half() for x in inputs)
+    calls = {
+        backend: [
+            (call.facts.role, call.facts.query_length, call.facts.key_length, call.facts.backend)
+            for call in views.attention_calls(minimodels.simulate(module, *inputs, device="h200", attention=backend))
+        ]
+        for backend in ("baseline", "efficient")
+    }  # fmt: skip
+    assert calls["baseline"] and {call[3] for call in calls["baseline"]} == {"baseline"}
+    assert [call[:3] for call in calls["baseline"]] == [call[:3] for call in calls["efficient"]]
+    assert {call[:3] for call in calls["efficient"]} == {("self", 64, 64), ("cross", 64, 7), ("self", 16, 16), ("cross", 16, 7)}  # fmt: skip
+
+
+def test_submodules_are_scopes_and_attention_blocks_are_modules() -> None:
+    module, inputs = transformers_llama()
+    profile = minimodels.simulate(module, *inputs, device="a100-80gb")
+    scopes = {op.scope for op in profile.ops}
+    assert "model/layers_0/attention.self_attn" in scopes and "model/layers_1/mlp" in scopes
+    linear = [op for op in profile.ops if op.module == "attention" and op.category == "Linear"]
+    assert sum(op.weight for op in linear) == 2 * 4, "four projections in each of two layers"
+
+
+def test_a_method_and_modules_on_meta_can_be_simulated() -> None:
+    with torch.device("meta"):
+        module = ConvNet().eval()
+    whole = minimodels.simulate(module, torch.empty(2, 3, 33, 33), device="a100-80gb")
+    stem = minimodels.simulate(module.features, torch.empty(2, 3, 33, 33), device="a100-80gb")
+    assert 0 < flops(stem) < flops(whole)
+    assert next(module.parameters()).device.type == "meta" and not module._forward_hooks
+
+
+def test_simulating_leaves_the_module_as_it_was() -> None:
+    module, inputs = conv_net()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    minimodels.simulate(module, *inputs, device="h100-sxm")
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert not any(child._forward_hooks or child._forward_pre_hooks for child in module.modules())
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "options", "message"),
+    (
+        (lambda x: x, (torch.ones(2),), {"device": "h200"}, "put a function into the forward of a module"),
+        (Branches(), (torch.ones(2),), {"device": "h200"}, "must not depend on the values of tensors"),
+        (ConvNet(), (torch.ones(1, 3, 9, 9),), {"device": "h2OO"}, "did you mean"),
+        (ConvNet(), (torch.ones(1, 3, 9, 9),), {"device": "cpu"}, "is measured, not simulated"),
+        (ConvNet(), (torch.ones(1, 3, 9, 9),), {"device": "h200", "attention": "flsh"}, "attention"),
+    ),
+)
+def test_what_cannot_be_simulated_is_said(model: Any, inputs: Any, options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        minimodels.simulate(model, *inputs, **options)
+
+
+def test_weights_elsewhere_are_an_error_when_measuring() -> None:
+    with torch.device("meta"):
+        module = ConvNet()
+    with pytest.raises(ValueError, match="move them: model.to"):
+        minimodels.measure(module, torch.ones(1, 3, 9, 9), device="cpu")
