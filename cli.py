@@ -160,6 +160,34 @@ def profile(
 
 
 @main.command()
+@model_options
+@run_options
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def memory(name: str, overrides: tuple[str, ...], picture: Path | None, as_json: bool, **options: Any) -> None:
+    """What takes memory in one inference of NAME on a GPU, and the largest batch and sizes that fit it (simulated)."""
+    from minimodels import loader
+    from minimodels.sim import capacity, files, memory_table
+    from minimodels.sim.progress import bar
+
+    if picture:
+        from minimodels.sim import plots
+
+        files.check_writable(picture)
+        plots.check_extension(picture)
+    lengths = {key: options.pop(key) for key in LENGTHS}
+    config = loader.load(name, overrides, lengths)
+    result = _simulated(config, options)
+    with bar(config.title) as progress:
+        limits = capacity.limits(lambda more: loader.load(name, overrides, {**lengths, **more}), result, progress)
+    if picture:
+        from minimodels.sim import plots
+
+        plots.save(plots.memory([result]), picture)
+    _show(memory_table.as_json(result, limits) if as_json else memory_table.report(result, limits))
+
+
+@main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def compare(files: tuple[Path, ...]) -> None:
     """Profiles FILES (from `profile --out`) side by side."""
@@ -248,6 +276,17 @@ def import_(directory: Path, out: Path | None) -> None:
         click.echo(f"{out} is a whole architecture: minibench profile {out}")
     else:
         click.echo(f"{out} is the section [{found.section}] of an architecture: put it into the .toml of one.")
+
+
+def _simulated(config: Config, options: dict[str, Any]) -> Profile:
+    """As `_profile`, on the GPU that stands for one where a device at hand is named."""
+    from minimodels.options import HERE, Options
+
+    if options["device"] == "auto":
+        options["device"] = Options.model_fields["device"].default
+    elif options["device"] in HERE:
+        raise ValueError(f"--device {options['device']}: this command simulates; name a GPU of `minibench devices`")
+    return _profile(config, options)
 
 
 def _profile(config: Config, options: dict[str, Any]) -> Profile:
