@@ -104,8 +104,9 @@ def list_(as_json: bool) -> None:
 
 @main.command()
 @model_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.option("--depth", type=click.IntRange(min=1), default=2, show_default=True, help="How deep modules are shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, modules whole.")
+def show(name: str, overrides: tuple[str, ...], depth: int, as_json: bool) -> None:
     """The parts of architecture NAME, their parameters beside the published counts, and their modules."""
     from minimodels import loader
 
@@ -113,7 +114,7 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from minimodels.sim import inventory, listings
 
     record, trees = inventory.parts(config)
-    _show(record if as_json else listings.model(record, trees))
+    _show({**record, "modules": trees} if as_json else listings.model(record, trees, depth))
 
 
 @main.command()

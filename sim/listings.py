@@ -47,11 +47,12 @@ def model_list(models: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, Any]]]) -> Group:
+def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, Any]]], depth: int) -> Group:
     """The parts of an architecture beside the published counts, then the tree of each part's modules.
 
     record: {name, parts: [{name, params, published, source}], total_params}; trees: by part, the modules
-    inside as [{name, kind, shape, params, repeat, children}], equal neighbours being one with a repeat.
+    inside as [{name, kind, shape, params, repeat, children}], equal neighbours being one with a repeat; depth: how
+    many modules deep a tree is shown, lists of modules not counted.
     """
     table = table_of("Part", "Parameters", "Published", "Off by")
     table.add_column("Source", overflow="fold")
@@ -64,15 +65,20 @@ def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, A
     parts: list[RenderableType] = [Text(record["name"]), Text(), table]
     for name, children in trees.items():
         tree = Tree(name, guide_style="dim")
-        _grow(tree, children)
+        _grow(tree, children, depth)
         parts += [Text(), tree]
     return Group(*parts)
 
 
-def _grow(tree: Tree, nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Hang `nodes` and all below them on `tree`."""
+def _grow(tree: Tree, nodes: Sequence[Mapping[str, Any]], depth: int) -> None:
+    """Hang `nodes` and those below them on `tree`, `depth` modules deep."""
     for node in nodes:
         shape = f" {' x '.join(map(str, node['shape']))}" if node["shape"] else ""
         repeat = f"{node['repeat']} x " if node["repeat"] > 1 else ""
         text = Text(f"{repeat}{node['name']}  {node['kind']}{shape}  {units.params(node['params'])}")
-        _grow(tree.add(text), node["children"])
+        left = depth - (node["kind"] != "ModuleList")
+        if node["children"] and not left:
+            text.append(" ...")
+        branch = tree.add(text)
+        if left:
+            _grow(branch, node["children"], left)
