@@ -120,7 +120,7 @@ def show(name: str, overrides: tuple[str, ...], depth: int, as_json: bool) -> No
 @main.command()
 @model_options
 @run_options
-@click.option("--by", type=click.Choice(["stage", "category", "module"]), default="stage", show_default=True,
+@click.option("--by", type=click.Choice(["stage", "category", "module", "attention"]), default="stage", show_default=True,
               help="What the detailed table lists.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write the profile as JSON.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")

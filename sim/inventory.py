@@ -15,10 +15,11 @@ from minimodels.run import NoInitialisation, build, parameters
 from minimodels.sim.progress import Advance, silent
 
 Row = dict[str, Any]
+STUDY = ("llama", "imagen", "stable-diffusion", "muse", "parti", "prod-image", "make-a-video", "phenaki")
 
 
 def models(progress: Advance = silent) -> list[Row]:
-    """One row per named architecture: name, family, params, paper; by family, then size.
+    """One row per named architecture: name, family, params, paper; the study's families first, then by size, tiny ones last.
 
     progress: told of every architecture.
     """
@@ -34,7 +35,10 @@ def models(progress: Advance = silent) -> list[Row]:
                 counts[key] = _count(part)
             params += counts[key]
         rows.append({"name": name, "family": config.family, "params": params, "paper": config.paper})
-    return sorted(rows, key=lambda row: (row["family"], row["params"]))
+    families = [*STUDY, *sorted({row["family"] for row in rows} - set(STUDY))]
+    return sorted(
+        rows, key=lambda row: (families.index(row["family"]), row["name"].endswith("-tiny"), row["params"], row["name"])
+    )
 
 
 def parts(config: Config) -> tuple[Row, dict[str, list[Row]]]:
@@ -55,7 +59,13 @@ def parts(config: Config) -> tuple[Row, dict[str, list[Row]]]:
                 "source": published.source if published else None,
             }
         )
-    record = {"name": config.name, "parts": rows, "total_params": sum(row["params"] for row in rows)}
+    record = {
+        "name": config.name,
+        "title": config.title,
+        "paper": config.paper,
+        "parts": rows,
+        "total_params": sum(row["params"] for row in rows),
+    }
     return record, {name: _tree(module) for name, module in built.items()}
 
 

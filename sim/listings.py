@@ -29,7 +29,7 @@ def device_list(listed: Iterable[Device]) -> Table:
     return table
 
 
-def model_list(models: Iterable[Mapping[str, Any]]) -> Table:
+def model_list(models: Iterable[Mapping[str, Any]]) -> Group:
     """The named architectures: rows of {name, family, params, paper}, a section per family.
 
     A paper stands beside the first of the models it describes.
@@ -44,13 +44,14 @@ def model_list(models: Iterable[Mapping[str, Any]]) -> Table:
             paper = model["paper"]
             table.add_row(f"  {model['name']}", units.params(model["params"]), "" if paper == above else paper)
             above = paper
-    return table
+    note = "Parameters are those of all networks that run at inference: text encoders, decoders, enlargements."
+    return Group(table, Text(), Text(note))
 
 
 def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, Any]]], depth: int) -> Group:
     """The parts of an architecture beside the published counts, then the tree of each part's modules.
 
-    record: {name, parts: [{name, params, published, source}], total_params}; trees: by part, the modules
+    record: {name, title, paper, parts: [{name, params, published, source}], total_params}; trees: by part, the modules
     inside as [{name, kind, shape, params, repeat, children}], equal neighbours being one with a repeat; depth: how
     many modules deep a tree is shown, lists of modules not counted.
     """
@@ -62,7 +63,8 @@ def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, A
         table.add_row(part["name"], f"{params:,}", units.params(published) if published else "-", off, part["source"])
     table.add_section()
     table.add_row("all", f"{record['total_params']:,}")
-    parts: list[RenderableType] = [Text(record["name"]), Text(), table]
+    heading = f"{record['title']} ({record['name']}). {record['paper']}"
+    parts: list[RenderableType] = [Text(heading), Text(), table]
     for name, children in trees.items():
         tree = Tree(name, guide_style="dim")
         _grow(tree, children, depth)
@@ -71,8 +73,10 @@ def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, A
 
 
 def _grow(tree: Tree, nodes: Sequence[Mapping[str, Any]], depth: int) -> None:
-    """Hang `nodes` and those below them on `tree`, `depth` modules deep."""
+    """Hang `nodes` and those below them on `tree`, `depth` modules deep; what has no parameters is left out."""
     for node in nodes:
+        if not node["params"]:
+            continue
         shape = f" {' x '.join(map(str, node['shape']))}" if node["shape"] else ""
         repeat = f"{node['repeat']} x " if node["repeat"] > 1 else ""
         text = Text(f"{repeat}{node['name']}  {node['kind']}{shape}  {units.params(node['params'])}")

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, Literal
 
-from rich import box
 from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from minimodels.sim import sentences, units, views
+from minimodels.sim import attention_table, sentences, units, views
+from minimodels.sim.cells import at_least, cells, table_of
 from minimodels.sim.profile import Profile
 from minimodels.sim.views import Totals
 
-By = Literal["stage", "category", "module"]
+By = Literal["stage", "category", "module", "attention"]
 MOVEMENT = "category Memory: operators that only move data (copies, gathers, concatenations)"
 NOISY = 0.1  # of the median: an interquartile range that makes a measured time doubtful
 LETTERS = dict(zip(units.COLOURS, "ACLNEBMXO", strict=True))
@@ -31,41 +31,14 @@ def console(file: IO[str] | None = None) -> Console:
     return Console(file=file, highlight=False, markup=False, emoji=False)
 
 
-def table_of(first: str, *numbers: str) -> Table:
-    """A table of one column of names and right-aligned columns of numbers."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    table.add_column(first, no_wrap=True)
-    for number in numbers:
-        table.add_column(number, justify="right", no_wrap=True)
-    return table
-
-
-def _at_least(known: str, complete: bool) -> str:
-    return known if complete else f"≥ {known}"
-
-
-def _cells(part: Totals, whole: Totals) -> list[str]:
-    """Time, share, FLOPs, bytes and arithmetic intensity of a part; lower bounds where something is unknown."""
-    return [
-        _at_least(units.seconds(part.known_seconds), part.seconds is not None),
-        _share(part, whole),
-        _at_least(units.flops(part.known_flops), part.flops is not None),
-        units.size(part.bytes),
-        "-" if part.intensity is None else units.digits(part.intensity),
-    ]
-
-
-def _share(part: Totals, whole: Totals) -> str:
-    share = views.share(part, whole)
-    return "-" if share is None else units.percent(share)
-
-
 def _by_time(parts: Mapping[str, Totals]) -> dict[str, Totals]:
     return dict(sorted(parts.items(), key=lambda item: -item[1].known_seconds))
 
 
 def detail(profile: Profile, by: By = "stage") -> Table:
     """Time, share, FLOPs, bytes, FLOPs per byte (and, by stage, peak memory) of each part, and of all."""
+    if by == "attention":
+        return attention_table.table(profile)
     peaks = views.stage_peaks(profile)
     parts = {
         "stage": lambda: views.by_stage(profile),
@@ -77,9 +50,9 @@ def detail(profile: Profile, by: By = "stage") -> Table:
     whole = views.totals(profile.ops)
     for name, part in parts.items():
         peak = ["-" if peaks[name] is None else units.size(peaks[name])] if memory else []
-        table.add_row(name, *_cells(part, whole), *peak)
+        table.add_row(name, *cells(part, whole), *peak)
     table.add_section()
-    table.add_row("all", *_cells(whole, whole), *([units.size(profile.memory.peak)] if memory else []))
+    table.add_row("all", *cells(whole, whole), *([units.size(profile.memory.peak)] if memory else []))
     return table
 
 
@@ -89,8 +62,8 @@ def categories(profile: Profile) -> Table:
     core, module = (views.by_category(profile, reading) for reading in views.READINGS)
     table = table_of("Category", "Time, core", "Share, core", "Time, module", "Share, module")
     for name in _by_time(module | core):
-        cells = [_cells(reading[name], whole)[:2] if name in reading else ["-", "-"] for reading in (core, module)]
-        table.add_row(name, *cells[0], *cells[1])
+        pairs = [cells(reading[name], whole)[:2] if name in reading else ["-", "-"] for reading in (core, module)]
+        table.add_row(name, *pairs[0], *pairs[1])
     return table
 
 
@@ -118,7 +91,7 @@ class Bars:
         yield Padding(Columns(legend, padding=(0, 2)), (0, 0, 0, len("module ")))
 
 
-NO_WORK = ("temperature", "choice_temperature", "sampler", "dynamic_threshold")  # settings that hardly change the work
+NO_WORK = ("temperature", "choice_temperature")  # settings that hardly change the work
 
 
 def _heading(profile: Profile) -> list[str]:
@@ -134,19 +107,27 @@ def _heading(profile: Profile) -> list[str]:
     if profile.config["kind"] == "module":
         del settings["batch"]  # it is in the inputs
     hidden = (*NO_WORK, "seed", "warmup", "repeats") if profile.source == "simulated" else NO_WORK
-    shown = (
-        (key.replace("_", " ").replace(".", " "), value)
-        for key, value in settings.items()
-        if key.rpartition(".")[2] not in hidden
-    )
-    written = [key if value is True else f"{key} {value}" for key, value in shown if value is not False]
-    return [f"{profile.config['name']}: {how}", ", ".join(written), "", ", ".join(_headline(profile))]
+    return [f"{units.named(profile)}: {how}", *_settings(profile, settings, hidden), "", ", ".join(_headline(profile))]
+
+
+def _settings(profile: Profile, settings: Mapping[str, Any], hidden: Sequence[str]) -> list[str]:
+    """The settings in force: a line for the run, and one for each stage that has its own."""
+    by_stage: dict[str, list[str]] = {}
+    for key, value in settings.items():
+        stage, _, name = key.rpartition(".")
+        if name in hidden or value is False:
+            continue
+        text = name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value}"
+        if name == "frames" and (skip := settings.get("frame_skip")):
+            text += f", {(value - 1) * skip + 1} after interpolation"
+        by_stage.setdefault(stage, []).append(text)
+    return [(f"  {stage.replace('_', ' ')}: " if stage else "") + ", ".join(texts) for stage, texts in by_stage.items()]
 
 
 def _headline(profile: Profile) -> Iterable[str]:
     peak = profile.device.bandwidth
     for quantity in views.headline(profile):
-        value = _at_least(units.written(quantity.value, quantity.unit), not quantity.at_least)
+        value = at_least(units.written(quantity.value, quantity.unit), not quantity.at_least)
         if quantity.unit == "B/s" and quantity.value is not None and peak:
             value += f" ({units.percent(quantity.value / peak)} of {units.si(peak, 'B/s')})"
         yield value if quantity.unit.startswith("s/") else f"{quantity.label} {value}"
@@ -196,6 +177,10 @@ def _facts(profile: Profile) -> list[str]:
     backends = views.attention_backends(profile)
     if backends:
         lines.append(f"Attention calls: {', '.join(f'{units.count(n)} {name}' for name, n in backends.items())}.")
+        roles = attention_table.by_role(profile)
+        if len(roles) > 1:
+            times = ", ".join(f"{role} {units.seconds(part.seconds)}" for role, part in roles.items())
+            lines.append(f"Attention cores: {times}; --by attention lists their lengths.")
     unknown = {
         "No FLOP formula": views.named(profile.unmodelled()),
         "No time": views.named(op for op in profile.ops if views.op_seconds(op) is None),
@@ -243,11 +228,11 @@ def _compared(table: Table, title: str, columns: Sequence[Mapping[str, Known]], 
     table.add_row(Text(title, style="bold"))
     for name in sorted((name for name in names if size[name]), key=lambda name: -size[name]):
         first = columns[0].get(name, (None, False))
-        cells = [_at_least(write(first[0]), first[1]) if name in columns[0] else "-"]
+        cells = [at_least(write(first[0]), first[1]) if name in columns[0] else "-"]
         for value, complete in (column.get(name, (None, False)) for column in columns[1:]):
             ratio = units.times(value / first[0]) if complete and first[1] and first[0] else "-"
             between = " " if len(columns) <= 3 else "\n"
-            cells.append("-" if value is None else f"{_at_least(write(value), complete)}{between}{ratio:>6}")
+            cells.append("-" if value is None else f"{at_least(write(value), complete)}{between}{ratio:>6}")
         table.add_row(name, *cells)
 
 

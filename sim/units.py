@@ -135,6 +135,12 @@ def printable(text: object) -> str:
 HOW = ("device", "source", "batch", "dtype", "attention", "mode")
 
 
+def named(profile: Profile) -> str:
+    """What was profiled: "Parti 20B (parti-20b)"; a class by its name alone."""
+    name, title = printable(profile.config["name"]), profile.config.get("title")
+    return f"{printable(title)} ({name})" if title else name
+
+
 def labels(profiles: Sequence[Profile]) -> list[str]:
     """A name for each profile: the model's, how it was run where any differ in that, and what tells equal names apart."""
     runs = [p.run.model_dump(exclude_none=True) | {"device": p.device.title, "source": p.source} for p in profiles]
