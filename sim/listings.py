@@ -29,6 +29,14 @@ def device_list(listed: Iterable[Device]) -> Table:
     return table
 
 
+def calibration(rows: Iterable[Sequence[str]]) -> Table:
+    """What a fit did: (family, constants, rows fitted to, rows kept out, their error before and after)."""
+    table = table_of("Fit of", "Constants", "Rows", "Kept out", "Error before", "After")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def model_list(models: Iterable[Mapping[str, Any]]) -> Table:
     """The named architectures: rows of {name, family, params, paper}, a section per family.
 
