@@ -230,16 +230,47 @@ def devices(as_json: bool) -> None:
 @main.command()
 @click.argument("truth", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def validate(truth: Path | None, as_json: bool) -> None:
+@click.option("--rows", "rows_out", type=click.Path(path_type=Path), help="Write the prediction of every row as CSV.")
+def validate(truth: Path | None, as_json: bool, rows_out: Path | None) -> None:
     """Predictions beside public measurements: those shipped, or a CSV file TRUTH with the same columns."""
-    from minimodels.sim import accuracy_table
+    from minimodels.sim import accuracy_table, files
     from minimodels.sim import validate as validation
     from minimodels.sim.progress import bar
 
+    if rows_out is not None:
+        files.check_distinct([rows_out], [truth] if truth else [])
+        files.check_writable(rows_out)
     text, origin = (validation.load(truth), str(truth)) if truth else (validation.shipped(), "truth table")
     with bar("Validation") as progress:
         rows = validation.validate(text, origin, progress)
+    if rows_out is not None:
+        files.write_whole(rows_out, validation.write_rows(rows).encode())
     _show(accuracy_table.as_json(rows) if as_json else accuracy_table.report(rows))
+
+
+@main.command()
+@click.option("--from", "truth", required=True, type=click.Path(path_type=Path), metavar="TRUTH.csv",
+              help="A table of measurements, as `validate` reads it.")  # fmt: skip
+@click.option("--device", "name", required=True, metavar="NAME", help="The GPU whose rows are fitted to.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write FILE.toml instead of printing it.")
+def calibrate(truth: Path, name: str, out: Path | None) -> None:
+    """Fit the constants of a GPU's cost model to a table of measurements, and print its device file."""
+    from minimodels.sim import calibrate as calibration
+    from minimodels.sim import device as devices
+    from minimodels.sim import device_writer, files, listings
+    from minimodels.sim import validate as validation
+
+    device = devices.load(name)
+    if out is not None:
+        files.check_distinct([out], [truth])
+        files.check_writable(out)
+    fitted, done = calibration.calibrate(validation.load(truth), device, str(truth))
+    text = device_writer.rewritten(device_writer.original(name), fitted, done)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        files.write_whole(out, text.encode())
+        _show(listings.calibration(device_writer.table(done)))
 
 
 @main.command()

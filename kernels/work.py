@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,17 @@ Kernel = Literal[
 ]
 
 
+class Conv(NamedTuple):
+    """What the (pixels, channels, taps) of a convolution do not say: tensors in bytes, how they lie, what is added."""
+
+    channels: int  # of the input, per group
+    input: int
+    weight: int
+    output: int
+    channels_last: bool
+    bias: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What one execution of an operator does; `flops` is None where no formula exists."""
@@ -39,6 +50,8 @@ class Work:
     launches: int = 1
     gemm: tuple[int, int, int, int] | None = None
     workspace: int = 0  # bytes allocated and freed inside the operator
+    conv: Conv | None = None
+    blocks: int | None = None  # thread blocks of a reduction that has no more, such as one per group
 
 
 Formula = Callable[[tuple[Any, ...], dict[str, Any], "tuple[Tensor, ...]"], Work]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from minimodels.kernels.work import Work
 
 if TYPE_CHECKING:
     from minimodels.kernels.scope import AttentionCall  # imports torch, which a list of devices has no use for
+
+
+L2State = Literal["cold", "warm"]  # of what a kernel reads: in memory, or in the L2 cache as far as it fits
 
 
 @dataclass(slots=True)
@@ -37,6 +40,8 @@ class Call:
     steps: int | None = None  # iterations of the loops around it, multiplied
     starts: bool = False  # the first call of an iteration
     growing: bool = False  # inside a loop whose key length grows from step to step
+    l2: L2State = "cold"  # warm: run again and again on the same data, as benchmarks do
+    tf32: bool = True  # a convolution in float32 may use the tensor cores, as torch lets it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +57,18 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Priced(Timing):
-    """A predicted time, and the work that takes it: in a compiled run less than the call alone would do."""
+    """A predicted time, the work that takes it (in a compiled run less than the call alone would do), and why so long.
+
+    error: how far off the seconds may be, as a share of them; utilisation: of what bounds it, from 0 to 1; tiles and
+    waves: thread blocks, and rounds of them over the device, where the kernel has tiles.
+    """
 
     work: Work
+    error: float
+    utilisation: float
+    tiles: int | None
+    waves: float | None
+    l2: L2State
 
 
 def stretches(calls: Sequence[Call]) -> Iterator[tuple[int, int]]:

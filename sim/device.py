@@ -2,7 +2,8 @@
 
 `Datasheet` holds the vendor's numbers, `Constants` those of the cost model, fitted to measurements
 (`provenance = "calibrated"`, with the measurement named) or carried over from a relative
-(`provenance = "datasheet"`).
+(`provenance = "datasheet"`). A file with `constants_from = "NAME"` has the constants of that device, those it states
+itself excepted.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import difflib
 import tomllib
 from functools import cache
 from importlib import resources
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from minimodels.config import Strict
-from minimodels.kernels.work import Kernel
 
+Family = Literal["gemm", "conv", "attention", "norm", "softmax", "elementwise", "floor"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -30,7 +31,19 @@ class Datasheet(Strict):
     clock: PositiveFloat
     l2_bytes: PositiveInt
     power: PositiveFloat
-    flops: dict[Literal["float32", "tf32", "float16", "bfloat16", "float8"], PositiveFloat]
+    exps: PositiveInt = Field(default=16, description="exponentials per clock and compute unit; 16 on every GPU here")
+    flops: dict[Literal["float32", "tf32", "float16", "bfloat16", "float8", "float4"], PositiveFloat]
+
+
+class AttentionKernel(Strict):
+    """A fused attention kernel on this device."""
+
+    floor: PositiveFloat = Field(description="seconds of an empty kernel")
+    efficiency: Fraction = Field(description="of the tensor peak, its products on whole tiles, exponentials apart")
+    prologue: NonNegativeFloat = Field(description="seconds that filling the pipeline of a tile of queries takes")
+    error: NonNegativeFloat | None = Field(
+        default=None, description="median on rows kept out of the fit; null: not fitted"
+    )
 
 
 class Constants(Strict):
@@ -41,22 +54,26 @@ class Constants(Strict):
 
     provenance: Literal["calibrated", "datasheet"]
     source: str = Field(description="the measurement fitted to, or the relative the numbers were taken from")
-    calibrated: tuple[Kernel | Literal["memory_floor"], ...] = Field(
-        strict=False,
-        description="kinds of kernel whose numbers were fitted on this device, and memory_floor where it was",
+    calibrated: tuple[Family, ...] = Field(
+        strict=False, description="families whose numbers were fitted on this device"
     )
+    errors: dict[Family, float] = Field(description="median error on rows kept out of the fit, as a share")
     kernel_gap: PositiveFloat = Field(description="seconds between two kernels that are both queued")
     gemm_floor: PositiveFloat = Field(description="seconds of an empty matrix product or convolution")
-    gemm_efficiency: Fraction = Field(description="of the tensor peak, large matrix products")
+    gemm_efficiency: Fraction = Field(description="of the tensor peak, a whole tile of a matrix product")
+    gemm_sustained: Fraction = Field(description="of the tensor peak, what the power limit sustains")
     gemm_bandwidth: Fraction = Field(description="of the bandwidth, matrix products that stream weights")
-    attention_floor: PositiveFloat = Field(description="seconds of an empty fused attention kernel")
-    attention_efficiency: Fraction = Field(description="of the tensor peak, flash attention on whole tiles")
-    cudnn_efficiency: Fraction = Field(description="of the tensor peak, cuDNN's fused attention on whole tiles")
+    l2_rate: PositiveFloat = Field(description="bytes per clock that a compute unit loads from the L2 cache")
+    conv_floor: PositiveFloat = Field(description="seconds of an empty convolution")
+    conv_bandwidth: Fraction = Field(description="of the bandwidth, convolutions")
+    conv_efficiency: Fraction = Field(description="of the tensor peak, a whole tile of a convolution")
     memory_floor: PositiveFloat = Field(description="seconds of an empty elementwise kernel")
-    memory_bandwidth: Fraction = Field(description="of the bandwidth, large elementwise, norm, copy and gather kernels")
+    memory_bandwidth: Fraction = Field(description="of the bandwidth, large elementwise, copy and gather kernels")
+    norm_bandwidth: Fraction = Field(description="of the bandwidth, large norms over rows")
     softmax_bandwidth: Fraction = Field(description="of the bandwidth, large softmax kernels")
     host_per_op: PositiveFloat = Field(description="host seconds per operator, eager: Python, views and dispatch")
     host_per_launch: PositiveFloat = Field(description="host seconds per kernel launched, eager or compiled")
+    attention: dict[str, AttentionKernel] = Field(description="by backend; flash always, others where measured")
 
 
 class Device(Strict):
@@ -64,9 +81,10 @@ class Device(Strict):
 
     name: str
     title: str
-    vendor: Literal["nvidia", "amd"]
+    vendor: Literal["nvidia", "amd", "google", "intel"]
     arch: str = Field(description="sm80, sm89, sm90, sm100, gfx942")
     datasheet: Datasheet
+    constants_from: str | None = Field(default=None, description="the relative whose constants are used")
     constants: Constants
 
     def peak_flops(self, dtype: str) -> float:
@@ -91,8 +109,20 @@ def load(name: str) -> Device:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
         raise ValueError(f"unknown device {name!r}; did you mean {', '.join(near)}? `minibench devices` lists all")
-    text = (resources.files("minimodels.sim") / "devices" / f"{name}.toml").read_text("utf-8")
     try:
-        return Device.model_validate(tomllib.loads(text) | {"name": name})
+        return Device.model_validate(_resolved(name) | {"name": name})
     except ValidationError as error:
         raise AssertionError(f"device file {name}.toml: {error}") from error
+
+
+def _resolved(name: str) -> dict[str, Any]:
+    """The contents of a device file, with the constants that it takes from a relative."""
+    file = tomllib.loads((resources.files("minimodels.sim") / "devices" / f"{name}.toml").read_text("utf-8"))
+    relative = file.get("constants_from")
+    if relative is None:
+        return file
+    own = file.get("constants", {})
+    taken = _resolved(relative)["constants"]
+    plain = {"provenance": "datasheet", "calibrated": [], "source": f"Taken over from {relative}."}
+    attention = {"attention": taken["attention"] | own.get("attention", {})}
+    return file | {"constants": taken | plain | own | attention}

@@ -10,9 +10,10 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from minimodels.kernels.work import Work, size_bytes, stored_bytes
+from minimodels.kernels.work import Conv, Work, size_bytes, stored_bytes
 from minimodels.sim.traffic import copying, one_dimension, traffic, uncontiguous
 
 MANY_POINTS = 25  # from here on torch computes distances as a product
@@ -79,8 +80,16 @@ def convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor
     pixels = y.shape[0] * prod(y.shape[2:])
     channels, taps = weight.shape[0] // groups, prod(weight.shape[1:])
     flops = 2 * groups * pixels * channels * taps
-    work = Work("conv", flops, read, written, 1, (groups, pixels, channels, taps))
+    bias = len(args) > 2 and args[2] is not None or kwargs.get("bias") is not None
+    conv = Conv(weight.shape[1], size_bytes(x), size_bytes(weight), size_bytes(y), _channels_last(x), bias)
+    work = Work("conv", flops, read, written, 1, (groups, pixels, channels, taps), conv=conv)
     return copying(work, uncontiguous(x))
+
+
+def _channels_last(x: Tensor) -> bool:
+    """Whether x lies as the kernels of tensor cores take it: channels beside each other."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    return x.shape[1] == 1 or last is not None and x.is_contiguous(memory_format=last)
 
 
 def transposed_convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:

@@ -27,7 +27,8 @@ def norm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...])
     read, written = traffic(args, kwargs, out)
     x = args[0]
     copied = 0 if x.is_contiguous() else size_bytes(x)
-    return copying(Work("norm", 0, read, written, workspace=_statistics(args)), copied)
+    blocks = x.shape[0] * args[1] if isinstance(args[1], int) else None  # one per group of a group norm
+    return copying(Work("norm", 0, read, written, workspace=_statistics(args), blocks=blocks), copied)
 
 
 def _statistics(args: tuple[Any, ...]) -> int:

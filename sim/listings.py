@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from minimodels.sim import units
-from minimodels.sim.tables import table_of
+from minimodels.sim.cells import table_of
 
 if TYPE_CHECKING:
     from minimodels.sim.device import Device
@@ -26,6 +26,14 @@ def device_list(listed: Iterable[Device]) -> Table:
         memory = [units.size(sheet.memory_bytes), units.si(sheet.bandwidth, "B/s")]
         peaks = [units.si(sheet.flops.get("bfloat16"), "FLOP/s"), units.si(sheet.flops.get("float32"), "FLOP/s")]
         table.add_row(d.name, *memory, *peaks, d.constants.provenance)
+    return table
+
+
+def calibration(rows: Iterable[Sequence[str]]) -> Table:
+    """What a fit did: (family, constants, rows fitted to, rows kept out, their error before and after)."""
+    table = table_of("Fit of", "Constants", "Rows", "Kept out", "Error before", "After")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

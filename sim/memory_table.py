@@ -11,6 +11,7 @@ from rich.text import Text
 
 from minimodels.sim import tables, units, views
 from minimodels.sim.capacity import Largest
+from minimodels.sim.cells import table_of
 from minimodels.sim.profile import Profile
 
 
@@ -38,7 +39,7 @@ def contents(profile: Profile) -> dict[str, int]:
 
 
 def _contents(profile: Profile) -> Table:
-    table = tables.table_of("At the peak", "Bytes", "Share")
+    table = table_of("At the peak", "Bytes", "Share")
     for name, size in contents(profile).items():
         table.add_row(
             name, units.size(size), units.percent(size / profile.memory.peak if profile.memory.peak else None)
@@ -49,14 +50,14 @@ def _contents(profile: Profile) -> Table:
 
 
 def _stages(profile: Profile) -> Table:
-    table = tables.table_of("Stage", "Peak")
+    table = table_of("Stage", "Peak")
     for stage, points in views.timelines(profile):
         table.add_row(stage, units.size(max(size for _, size in points)))
     return table
 
 
 def _limits(profile: Profile, limits: Sequence[Largest]) -> Table:
-    table = tables.table_of("Largest that fits", "Value", "Needs", "Next", "Needs")
+    table = table_of("Largest that fits", "Value", "Needs", "Next", "Needs")
     for limit in limits:
         given = profile.run.batch if limit.axis == "batch" else getattr(profile.run, limit.axis, None)
         name = limit.axis.replace("_", " ") + ("" if given is None else f" (given: {given:,})")

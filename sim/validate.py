@@ -1,57 +1,38 @@
-"""Predictions beside public measurements: how wrong the simulator is.
+"""Predictions beside measurements: how wrong the simulator is, on any table of measurements.
 
 A truth table is a CSV with the columns id, model, phase_or_kernel, gpu, dtype, batch ("-" where there is none),
-shape_or_settings, metric, value, unit, source. Understood so far, for LLaMA-2-7B (LLaMA-7B is the same network):
+shape_or_settings, metric, value, unit, source. What rows may say is written down where they are read: single
+kernels in `truth_kernels`, whole models in `truth_models`, names of GPUs in `truth_gpus`.
 
-- phase `prefill`, "input N tokens": seconds to the first token;
-- phase `decode`, "input N tokens, output M tokens": tokens per second after the first;
-- phase `prefill+decode`, "..., in N / out M": generated tokens per second of whole batches;
-- single kernels of one layer, "tokens=N, ...": seconds of one execution, launch overhead left out.
-
-Whole models are predicted in `graph` mode: what was measured had no Python between its kernels.
+Families with a reader there are claimed: a row of one that cannot be predicted counts against the coverage. Rows
+that constants were fitted to (`split`) are predicted but not reported.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Literal
 
-from minimodels import loader
-from minimodels.kernels.work import Work
-from minimodels.run import Run
-from minimodels.sim import views
-from minimodels.sim.call import Call
+from minimodels.sim import device as devices
+from minimodels.sim import truth_models as models
 from minimodels.sim.cost import predict
-from minimodels.sim.device import load as load_device
 from minimodels.sim.files import read
 from minimodels.sim.progress import Advance, silent
-from minimodels.sim.simulate import simulate
+from minimodels.sim.split import held_out
+from minimodels.sim.truth_gpus import device_of
+from minimodels.sim.truth_kernels import SCALE, Kernel, Unpredicted, claims, family, kernel
 
 COLUMNS = ("id", "model", "phase_or_kernel", "gpu", "dtype", "batch", "shape_or_settings", "metric", "value", "unit", "source")  # fmt: skip
-GPUS = {
-    "NVIDIA A100-80GB": "a100-80gb",
-    "NVIDIA A100-80GB-SXM": "a100-80gb",
-    "NVIDIA H100-80GB-SXM": "h100-sxm",
-    "NVIDIA H200-SXM": "h200",
-    "NVIDIA L40S": "l40s",
-}
-PRECISIONS: dict[str, Literal["bfloat16", "float16"]] = {"bf16": "bfloat16", "fp16": "float16"}
-MODELS = {"llama-7b": "llama2-7b", "llama2-7b": "llama2-7b"}
-WHOLE = {"prefill": "ms", "decode": "tok/s", "prefill+decode": "tok/s"}  # phases of whole models, and their unit
-WHOLE_MODELS = "whole models"  # the group of all of these
 FEW = 20  # rows under which a group is too small to judge
 MOST = 1 << 22  # the largest batch a run takes
-
-
-class _Unpredicted(Exception):
-    """Why a row has no prediction."""
+NO_TIMES = ("outcome", "MACs")
+RATES = {"TFLOP/s": 1e12, "GFLOP/s": 1e9, "G elements/s": 1e9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +46,33 @@ class Row:
     dtype: str
     batch: int | None
     settings: str
-    measured: float
+    measured: float | None  # None where it is no number, as in "OOM"
     unit: str
-    group: str
+    family: str = ""
+    claimed: bool = False
+    fitted: bool = False  # a constant was fitted to it: it is not reported
     predicted: float | None = None
     reason: str | None = None
 
     @property
+    def content(self) -> tuple[str, ...]:
+        """What makes it the same row in another table."""
+        return self.phase, self.gpu, self.dtype, str(self.batch), self.settings, str(self.measured), self.unit
+
+    @property
+    def rate(self) -> bool:
+        """Whether more is faster."""
+        return "/s" in self.unit
+
+    @property
     def error(self) -> float | None:
         """Predicted over measured, less one."""
-        return None if self.predicted is None else self.predicted / self.measured - 1
+        return None if self.predicted is None or self.measured is None else self.predicted / self.measured - 1
 
     @property
     def slowness(self) -> float | None:
         """Predicted over measured time, less one: a rate counts as the time it stands for."""
-        if self.predicted is None or not self.unit.endswith("/s"):
+        if self.predicted is None or self.measured is None or not self.rate:
             return self.error
         return self.measured / self.predicted - 1
 
@@ -103,7 +96,10 @@ class Group:
 
 def shipped() -> str:
     """The truth table that comes with the package, as CSV text."""
-    return (resources.files("minimodels.sim") / "truth" / "llama2.csv").read_text("utf-8")
+    folder = resources.files("minimodels.sim") / "truth"
+    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".csv"))
+    texts = [(folder / name).read_text("utf-8") for name in names]
+    return texts[0] + "".join(text.partition("\n")[2] for text in texts[1:])
 
 
 def load(path: Path) -> str:
@@ -125,10 +121,46 @@ def validate(text: str, origin: str = "truth table", progress: Advance = silent)
         ValueError: a column is missing, or a row is not what a truth table holds.
     """
     rows = list(parse(text, origin))
+    fitted = _fitted()
+    kernels: dict[str, list[tuple[int, Kernel]]] = {}
     for index, row in enumerate(rows):
         progress("row", index, len(rows))
-        rows[index] = _predicted(row)
+        try:
+            name = device_of(row.gpu)
+            if name is None:
+                raise Unpredicted(f"no device stands for {row.gpu!r}")
+            if row.measured is None:
+                raise Unpredicted("no number was measured")
+            if models.claims(row.model, row.phase):
+                rows[index] = replace(row, predicted=models.predicted(row, name))
+            else:
+                one = kernel(row.phase, row.dtype, row.batch or 1, row.settings)
+                if one.dtype not in devices.load(name).datasheet.flops:
+                    raise Unpredicted(f"{name} has no rate for {one.dtype}")
+                kernels.setdefault(name, []).append((index, one))
+                rows[index] = replace(row, family=one.family, fitted=row.content in fitted)
+        except Unpredicted as why:
+            rows[index] = replace(row, reason=str(why))
+    for name, found in kernels.items():
+        for (index, one), seconds in zip(found, seconds_of([one for _, one in found], devices.load(name)), strict=True):
+            rows[index] = _priced(rows[index], one, seconds)
     return rows
+
+
+def seconds_of(kernels: Sequence[Kernel], device: devices.Device) -> list[float]:
+    """The predicted seconds of one execution of each, queued behind each other or awaited by a host."""
+    timings = iter(predict([call for one in kernels for call in one.calls], device, "graph"))
+    device_seconds = [sum(t.device_seconds + t.gap_seconds for t in islice(timings, len(one.calls))) for one in kernels]
+    return [max(one.least, one.wait + seconds) for one, seconds in zip(kernels, device_seconds, strict=True)]
+
+
+def _priced(row: Row, one: Kernel, seconds: float) -> Row:
+    if row.unit in SCALE:
+        return replace(row, predicted=SCALE[row.unit] * seconds)
+    scale = next((value for unit, value in RATES.items() if row.unit.startswith(unit)), None)
+    if scale is None or one.amount is None:
+        return replace(row, reason=f"unit {row.unit!r} is not predicted for {row.phase}")
+    return replace(row, predicted=one.amount / seconds / scale)
 
 
 def parse(text: str, origin: str) -> Iterator[Row]:
@@ -153,115 +185,91 @@ def _parsed(record: dict[str, str], where: str) -> Row:
     """A checked row; `where` begins its errors."""
     if None in record or None in record.values():
         raise ValueError(f"{where}: it has more or fewer cells than there are columns")
-    try:
-        measured = float(record["value"])
-    except ValueError:
-        raise ValueError(f"{where}: value {record['value']!r} is not a number") from None
-    if not 0 < measured < float("inf"):
-        raise ValueError(f"{where}: value {record['value']!r} must be above 0 and finite")
-    phase, batch = record["phase_or_kernel"], record["batch"]
-    if batch != "-" and not (batch.isascii() and batch.isdigit() and len(batch) <= 7 and 1 <= int(batch) <= MOST):
-        raise ValueError(f"{where}: batch {batch!r} is neither a whole number from 1 to {MOST:,} nor '-'")
-    if phase in WHOLE and batch == "-":
+    model, phase, batch = record["model"], record["phase_or_kernel"], record["batch"]
+    claimed = record["metric"] not in NO_TIMES and (models.claims(model, phase) or claims(phase))
+    measured = None
+    if record["unit"] != "text":
+        try:
+            measured = float(record["value"])
+        except ValueError:
+            raise ValueError(f"{where}: value {record['value']!r} is not a number") from None
+        if not 0 < measured < float("inf"):
+            raise ValueError(f"{where}: value {record['value']!r} must be above 0 and finite")
+    count = None
+    if claimed and batch != "-":
+        if not (batch.isascii() and batch.isdigit() and len(batch) <= 7 and 1 <= int(batch) <= MOST):
+            raise ValueError(f"{where}: batch {batch!r} is neither a whole number from 1 to {MOST:,} nor '-'")
+        count = int(batch)
+    if claimed and count is None and models.claims(model, phase):
         raise ValueError(f"{where}: {phase} needs a batch, a whole number from 1 to {MOST:,}")
     return Row(
         id=record["id"],
-        model=record["model"],
+        model=model,
         phase=phase,
         gpu=record["gpu"],
         dtype=record["dtype"],
-        batch=None if batch == "-" else int(batch),
+        batch=count,
         settings=record["shape_or_settings"],
         measured=measured,
         unit=record["unit"],
-        group=WHOLE_MODELS if phase in WHOLE else phase,
+        family=models.family(model, phase) or family(phase),
+        claimed=claimed and measured is not None,
     )
 
 
+def _fitted() -> set[tuple[str, ...]]:
+    """The shipped rows that constants may have been fitted to."""
+    return {row.content for row, one, name in fittable(shipped()) if not held_out(one.family, one.key, name)}
+
+
+def fittable(text: str, origin: str = "truth table") -> Iterator[tuple[Row, Kernel, str]]:
+    """The rows of a table that a cost model can be fitted to: single kernels on known devices, with their device.
+
+    Raises:
+        ValueError: as `parse`.
+    """
+    for row in parse(text, origin):
+        name = device_of(row.gpu)
+        if name is None or row.measured is None or not row.claimed or models.claims(row.model, row.phase):
+            continue
+        try:
+            one = kernel(row.phase, row.dtype, row.batch or 1, row.settings)
+        except Unpredicted:
+            continue
+        if one.dtype in devices.load(name).datasheet.flops:
+            yield row, one, name
+
+
 def groups(rows: Iterable[Row]) -> Iterator[Group]:
-    """Errors by family and GPU, over the rows that have a prediction."""
+    """Errors by family and GPU, over the rows that have a prediction and were not fitted to."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.error is not None:
-            found.setdefault((row.group, row.gpu), []).append(row)
-    for (family, gpu), members in found.items():
-        sizes = sorted(abs(row.error or 0) for row in members)
-        p90 = quantiles(sizes, n=10, method="inclusive")[-1] if len(sizes) > 1 else sizes[0]
-        yield Group(family, gpu, len(members), median(sizes), p90, median(row.slowness or 0 for row in members))
+        if row.error is not None and not row.fitted:
+            found.setdefault((row.family, row.gpu), []).append(row)
+    for name, members in sorted(found.items()):
+        yield summary(*name, members)
 
 
-def _predicted(row: Row) -> Row:
-    try:
-        if row.gpu not in GPUS:
-            raise _Unpredicted(f"no device stands for {row.gpu!r}")
-        if row.dtype not in PRECISIONS:
-            raise _Unpredicted(f"dtype {row.dtype!r} is not predicted yet")
-        if row.model not in MODELS:
-            raise _Unpredicted(f"model {row.model!r} is not in the suite")
-        if row.unit != WHOLE.get(row.phase, "ms"):
-            raise _Unpredicted(f"unit {row.unit!r} is not predicted for {row.phase}")
-        if row.phase in WHOLE:
-            return replace(row, predicted=_generation(row))
-        tokens = re.search(r"tokens=([1-9]\d{0,8})\b", row.settings)
-        if tokens is None:
-            raise _Unpredicted(f"cannot read tokens from {row.settings!r}")
-        family, call = _kernel(row.phase, int(tokens[1]), PRECISIONS[row.dtype])
-    except _Unpredicted as why:
-        return replace(row, reason=str(why))
-    seconds = predict([call], load_device(GPUS[row.gpu]), "graph")[0].device_seconds
-    return replace(row, group=family, predicted=1e3 * seconds)
+def summary(family: str, gpu: str, members: Sequence[Row]) -> Group:
+    """The errors of some rows."""
+    sizes = sorted(abs(row.error or 0) for row in members)
+    p90 = quantiles(sizes, n=10, method="inclusive")[-1] if len(sizes) > 1 else sizes[0]
+    return Group(family, gpu, len(members), median(sizes), p90, median(row.slowness or 0 for row in members))
 
 
-def lengths(row: Row) -> list[int]:
-    """Prompt and generated tokens of a whole-model row, as far as its settings say."""
-    return [int(number) for number in re.findall(r"\b(?:in|input|out|output) (\d{1,9})\b", row.settings)]
+def coverage(rows: Iterable[Row]) -> tuple[int, int]:
+    """Predicted rows of the claimed families, and all of them."""
+    claimed = [row for row in rows if row.claimed]
+    return sum(row.predicted is not None for row in claimed), len(claimed)
 
 
-def _generation(row: Row) -> float:
-    """Milliseconds of the prefill, or generated tokens per second."""
-    tokens = lengths(row)
-    if len(tokens) != (1 if row.phase == "prefill" else 2):
-        raise _Unpredicted(f"cannot read lengths from {row.settings!r}")
-    prompt, generated = (*tokens, 1)[:2]
-    try:
-        config = loader.load(MODELS[row.model], [f"run.prompt_len={prompt}", f"run.gen_len={generated}"])
-    except ValueError as error:
-        raise _Unpredicted(str(error)) from None
-    batch = row.batch or 1
-    profile = simulate(config, Run(device=GPUS[row.gpu], dtype=PRECISIONS[row.dtype], batch=batch, mode="graph"))
-    seconds = {name: part.seconds or 0.0 for name, part in views.by_stage(profile).items()}
-    if row.phase == "prefill":
-        return 1e3 * seconds["prefill"]
-    if row.phase == "decode" and "decode" in seconds:
-        return batch * (generated - 1) / seconds["decode"]
-    if row.phase == "decode":
-        raise _Unpredicted("one generated token comes from the prefill: there is no decode")
-    return batch * generated / sum(seconds.values())
-
-
-def _kernel(name: str, tokens: int, dtype: str) -> tuple[str, Call]:
-    """One kernel of a LLaMA-2-7B layer on `tokens` rows, as a serving engine fuses it."""
-    size = 2  # bytes per element
-    gemm = re.search(r"projection (\d+)->(\d+)", name)
-    width = re.search(r"(\d+)$", name)
-    if gemm:
-        k, n = int(gemm[1]), int(gemm[2])
-        read, written = size * (tokens * k + k * n), size * tokens * n
-        return "gemm", _call(Work("gemm", 2 * tokens * n * k, read, written, gemm=(1, tokens, n, k)), dtype)
-    if name.startswith("RMSNorm") and width:
-        row = size * tokens * int(width[1])
-        return "norm", _call(Work("norm", 0, row, row), dtype)
-    if name.startswith("SiLU*mul") and width:
-        row = size * tokens * int(width[1])
-        return "elementwise", _call(Work("elementwise", 0, 2 * row, row), dtype)
-    if name.startswith("residual add") and width:
-        row = size * tokens * int(width[1])
-        return "elementwise", _call(Work("elementwise", 0, 2 * row, row), dtype)
-    if name == "RoPE":
-        rows = 2 * size * tokens * 4096  # queries and keys of all heads, rotated in place
-        return "elementwise", _call(Work("elementwise", 0, rows, rows), dtype)
-    raise _Unpredicted(f"kernel {name!r} is not predicted yet")
-
-
-def _call(work: Work, dtype: str) -> Call:
-    return Call("kernel", (), dtype, work, "", "", None, "Other", None, None)
+def write_rows(rows: Iterable[Row]) -> str:
+    """A CSV of id, prediction, measured value and unit of every row, and whether a constant was fitted to it."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id", "predicted", "value", "unit", "part"))
+    for row in rows:
+        predicted = "" if row.predicted is None else f"{row.predicted:.6g}"
+        value = "" if row.measured is None else repr(row.measured)
+        writer.writerow((row.id, predicted, value, row.unit, "fitted" if row.fitted else "held out"))
+    return text.getvalue()

@@ -22,13 +22,14 @@ from minimodels.sim.trace import Walk
 
 A100 = devices.load("a100-80gb")
 MODES: tuple[Mode, ...] = ("eager", "graph", "compiled")
-device_names = st.sampled_from(devices.names())
+NAMES = [name for name in devices.names() if {"float16", "float32"} <= devices.load(name).datasheet.flops.keys()]
+device_names = st.sampled_from(NAMES)
 sizes = st.integers(1, 5000)
 
 
 def call(work: Work, **changes: Any) -> Call:
     """A call of `work` with everything else plain."""
-    plain: dict[str, Any] = {"shapes": (), "dtype": "bfloat16", "stage": "run", "scope": "", "module": None}
+    plain: dict[str, Any] = {"shapes": (), "dtype": "float16", "stage": "run", "scope": "", "module": None}
     plain |= {"name": work.kernel, "category": "Other", "role": None, "attention": None}
     return Call(work=work, **plain | changes)
 
@@ -108,7 +109,7 @@ def test_longer_attention_never_takes_less_time(n: int, m: int, more: int, head_
     assert device_seconds(attention(n + more, m, head_dim, backend)) >= shorter
 
 
-@given(works, st.sampled_from(["bfloat16", "float32"]), device_names)
+@given(works, st.sampled_from(["float16", "float32"]), device_names)
 def test_twice_the_bandwidth_or_peak_never_slows(work: Work, dtype: str, name: str) -> None:
     device = devices.load(name)
     sheet = device.datasheet
@@ -184,7 +185,8 @@ def test_every_launch_pays_a_floor() -> None:
 
 def test_square_causal_attention_takes_about_half() -> None:
     whole, half = attention(8192, 8192), attention(8192, 8192, causal=True)
-    assert device_seconds(half) / device_seconds(whole) == pytest.approx(0.5, abs=0.03)  # tiles on the diagonal
+    # tiles on the diagonal, and half of the longest tile at the end
+    assert device_seconds(half) / device_seconds(whole) == pytest.approx(0.5, abs=0.06)
     decode = attention(1, 8192), attention(1, 8192, causal=True)
     assert device_seconds(decode[0]) == device_seconds(decode[1])
 
@@ -217,7 +219,6 @@ def test_unfused_attention_takes_its_products_in_float32_and_passes_over_the_sco
     assert found.device_seconds == pytest.approx(sum(parts))
     assert found.device_seconds > 10 * device_seconds(replace(attention(4096, 4096), dtype="bfloat16"))
     assert one.work.flops / found.device_seconds < A100.peak_flops("float32")  # type: ignore[operator]
-    assert found.provenance == "datasheet" or found.bound == "memory"
     assert one.category == "Attention"
 
 
@@ -247,7 +248,8 @@ def test_float32_products_leave_the_tensor_cores_and_convolutions_use_tf32() -> 
     half, single = device_seconds(call(work)), device_seconds(call(work, dtype="float32"))
     assert single / half == pytest.approx(312 / 19.5, rel=0.1)  # floors and memory traffic beside the products
     convolution = call(replace(work, kernel="conv"), dtype="float32")
-    assert device_seconds(convolution) / half == pytest.approx(2, rel=0.1)
+    tiles = A100.constants.conv_efficiency / A100.constants.gemm_efficiency
+    assert device_seconds(convolution) / half == pytest.approx(2 / tiles, rel=0.15)
 
 
 def chain(**last: Any) -> list[Call]:
@@ -318,16 +320,16 @@ def test_a_hundred_thousand_calls_take_about_a_second() -> None:
     for mode in MODES:
         start = time.perf_counter()
         predict(calls, A100, mode)
-        assert time.perf_counter() - start < 3  # measured 0.3 to 0.7 s; CI machines are slower and shared
+        assert time.perf_counter() - start < 3  # measured 0.4 to 0.9 s; CI machines are slower and shared
 
 
-# Rows of the tables the constants were fitted to and, marked, of the half kept out: bf16, seconds of one kernel.
+# Rows of the GEMM tables, all kept out of the fits: bf16, seconds of one kernel that runs again and again.
 MEASURED = [
     ("a100-80gb", (512, 12288, 4096), 206.27e-6),
-    ("a100-80gb", (1, 8192, 8192), 88.00e-6),  # kept out
-    ("a100-80gb", (4096, 10240, 5120), 1585.56e-6),  # kept out
-    ("h100-sxm", (1024, 5120, 5120), 69.81e-6),
-    ("h100-sxm", (64, 8192, 8192), 50.42e-6),  # kept out
+    ("a100-80gb", (1, 8192, 8192), 88.00e-6),
+    ("a100-80gb", (4096, 10240, 5120), 1585.56e-6),
+    ("h100-sxm", (4096, 5120, 5120), 276.88e-6),
+    ("h100-sxm", (64, 8192, 8192), 50.42e-6),
     ("h200", (4096, 16384, 4096), 709.15e-6),
     ("l40s", (2048, 12288, 4096), 858.27e-6),
 ]
@@ -335,18 +337,21 @@ MEASURED = [
 
 @pytest.mark.parametrize(("name", "shape", "measured"), MEASURED)
 def test_products_take_what_was_measured(name: str, shape: tuple[int, int, int], measured: float) -> None:
-    (timing,) = predict([call(product(*shape))], devices.load(name), "graph")
-    # the worst of these rows is 9 % off; the fit's 90th percentile is 13 to 19 %
+    (timing,) = predict([call(product(*shape), l2="warm")], devices.load(name), "graph")
+    # the worst of these rows is 10 % off; the 90th percentile of all is 19 to 36 %
     assert timing.device_seconds + timing.gap_seconds == pytest.approx(measured, rel=0.12)
-    assert timing.provenance == "calibrated"
+    assert timing.provenance == ("datasheet" if name == "h200" else "calibrated")
+    assert 0 < timing.error < 0.2
 
 
-@pytest.mark.parametrize("name", devices.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_only_what_was_fitted_is_called_calibrated(name: str) -> None:
     device = devices.load(name)
-    assert bool(device.constants.calibrated) == (device.constants.provenance == "calibrated")
+    constants = device.constants
+    assert bool(constants.calibrated) == (constants.provenance == "calibrated")
+    assert set(constants.calibrated) <= set(constants.errors)
     (convolution,) = predict([call(replace(product(9, 9, 9), kernel="conv"))], device, "graph")
-    assert convolution.provenance == "datasheet"
+    assert (convolution.provenance == "calibrated") == ("conv" in constants.calibrated)
 
 
 def test_a_time_that_is_mostly_an_assumed_floor_is_not_called_calibrated() -> None:
@@ -355,6 +360,19 @@ def test_a_time_that_is_mostly_an_assumed_floor_is_not_called_calibrated() -> No
     assert provenance == ["datasheet", "calibrated"]
     chained = [call(small, reads=(1,), writes=(2,), shapes=((10, 100),)), call(small, reads=(2,), shapes=((10, 100),))]
     assert {timing.provenance for timing in predict(chained, A100, "compiled")} == {"datasheet"}
-    constants = A100.constants.model_copy(update={"calibrated": (*A100.constants.calibrated, "memory_floor")})
-    fitted = A100.model_copy(update={"constants": constants})
-    assert {timing.provenance for timing in predict([call(small), call(large)], fitted, "graph")} == {"calibrated"}
+
+
+def test_constants_of_another_gpu_have_a_wider_error() -> None:
+    work = [call(product(4096, 4096, 4096)), attention(4096, 4096), call(pointwise(10**8))]
+    own, carried = predict(work, devices.load("h100-sxm"), "graph"), predict(work, devices.load("h200"), "graph")
+    assert all(there.error > here.error for here, there in zip(own, carried, strict=True))
+    assert {timing.provenance for timing in carried} == {"datasheet"}
+
+
+@given(works, st.sampled_from(["float16", "float32"]), device_names)
+def test_every_time_says_what_explains_it(work: Work, dtype: str, name: str) -> None:
+    (timing,) = predict([call(work, dtype=dtype)], devices.load(name), "graph")
+    assert timing.bound in ("tensor", "exp", "memory", "l2", "waves", "launch")
+    assert 0 <= timing.utilisation <= 1 + 1e-9
+    assert timing.error >= 0 and timing.l2 in ("cold", "warm")
+    assert (timing.tiles is None) == (work.kernel != "gemm")

@@ -58,7 +58,8 @@ def busiest(profile: Profile) -> float:
 @cache
 def prompt(device: str, attention: str = "sdpa") -> Profile:
     """LLaMA-2-7B reading 32,768 tokens."""
-    return simulate(loader.load("llama2-7b", LONG), Run(device=device, attention=attention))  # type: ignore[arg-type]
+    dtype = "bfloat16" if "bfloat16" in devices.load(device).datasheet.flops else "float16"
+    return simulate(loader.load("llama2-7b", LONG), Run(device=device, attention=attention, dtype=dtype))  # type: ignore[arg-type]
 
 
 RUNS = [  # published sizes on one device; make test-all has them on the others

@@ -11,7 +11,7 @@ import pytest
 from rich.console import RenderableType
 
 from minimodels.sim import accuracy_table, tables
-from minimodels.sim.validate import COLUMNS, Row, groups, shipped, validate
+from minimodels.sim.validate import COLUMNS, Row, coverage, fittable, groups, shipped, validate, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,24 @@ def error(row: Row) -> float:
     return abs(row.error)
 
 
+# Median and p90 of the rows that nothing was fitted to, by family and GPU: what was measured, and a little more.
+BARS = {
+    ("gemm", "NVIDIA A100-80GB-SXM"): (0.08, 0.16),
+    ("gemm", "NVIDIA H100-80GB-SXM"): (0.08, 0.23),
+    ("gemm", "NVIDIA H200-SXM"): (0.07, 0.29),
+    ("gemm", "NVIDIA L40S"): (0.12, 0.46),
+}
+
+
+@pytest.mark.parametrize(("family", "gpu"), BARS)
+def test_accuracy_does_not_slip(rows: dict[str, Row], family: str, gpu: str) -> None:
+    (group,) = (group for group in groups(rows.values()) if (group.family, group.gpu) == (family, gpu))
+    median, p90 = BARS[family, gpu]
+    assert group.judged
+    assert group.median <= median
+    assert group.p90 <= p90
+
+
 def test_llama_decodes_within_15_percent_of_gpt_fast(rows: dict[str, Row]) -> None:
     assert error(rows["gptfast-7b"]) <= 0.15
 
@@ -32,54 +50,44 @@ def test_llama_prefills_within_20_percent_of_tensorrt(rows: dict[str, Row]) -> N
     assert error(rows["gt00604"]) <= 0.20
 
 
-def test_another_gpu_and_other_settings_are_within_20_percent(rows: dict[str, Row]) -> None:
-    """Rows that no constant was fitted to: single kernels on an H100, other lengths and batches on an A100."""
-    assert error(rows["gt00603"]) <= 0.20
-    assert sum(error(row) <= 0.20 for row in rows.values() if row.phase == "prefill+decode") >= 4
-    h100 = [row for row in rows.values() if row.group == "gemm" and "H100" in row.gpu]
-    assert len(h100) >= 20
-    assert sum(error(row) <= 0.20 for row in h100) >= 0.85 * len(h100)
-
-
-def test_medians_of_kernel_families_do_not_slip(rows: dict[str, Row]) -> None:
-    found = {(group.family, group.gpu): group for group in groups(rows.values())}
-    for gpu in ("NVIDIA A100-80GB-SXM", "NVIDIA H100-80GB-SXM"):
-        assert found["gemm", gpu].median <= 0.10
-        assert found["gemm", gpu].judged
-
-
-def test_every_shipped_row_is_predicted(rows: dict[str, Row]) -> None:
-    assert [row.reason for row in rows.values() if row.predicted is None] == []
+def test_the_claimed_families_are_covered(rows: dict[str, Row]) -> None:
+    predicted, claimed = coverage(rows.values())
+    assert predicted >= 0.95 * claimed
     report = accuracy_table.as_json(list(rows.values()))
-    assert report["unpredicted"] == []
-    assert sum(group["n"] for group in report["groups"]) == len(report["rows"]) == len(rows)
+    missing = {one["id"] for one in report["unpredicted"]}
+    assert missing == {row.id for row in rows.values() if row.predicted is None}
+    assert all(one["reason"] for one in report["unpredicted"])
+    fitted = sum(row.fitted for row in rows.values())
+    assert sum(group["n"] for group in report["groups"]) == len(report["rows"]) - fitted
 
 
-def test_whole_models_are_one_group_with_a_bias_and_each_is_listed(rows: dict[str, Row]) -> None:
-    whole = [row for row in rows.values() if row.phase in ("prefill", "decode", "prefill+decode")]
-    (group,) = (group for group in groups(rows.values()) if group.family == "whole models")
-    assert group.n == len(whole) == 10
-    times = [
-        (row.predicted or 0) / row.measured if row.unit == "ms" else row.measured / (row.predicted or 0)
-        for row in whole
-    ]
+def test_no_row_is_both_fitted_to_and_reported(rows: dict[str, Row]) -> None:
+    keys = {
+        part: {(row.family, one.key, name) for row, one, name in fittable(shipped()) if rows[row.id].fitted == part}
+        for part in (True, False)
+    }
+    assert not keys[True] & keys[False], "rows that belong together are on one side"
+    assert not any(rows[row.id].fitted for row, _, name in fittable(shipped()) if name == "h200")
+
+
+def test_generation_is_listed_row_by_row_and_bias_is_in_time(rows: dict[str, Row]) -> None:
+    listed = [row for row in rows.values() if row.family == "LLaMA prefill+decode" and row.error is not None]
+    (group,) = (g for g in groups(rows.values()) if g.family == "LLaMA prefill+decode" and "A100" in g.gpu)
+    times = [row.measured / row.predicted for row in listed if row.measured and row.predicted and row.gpu == group.gpu]
     assert group.bias == pytest.approx(median(times) - 1), "a rate too low is a time too long"
     text = written(accuracy_table.report(list(rows.values())))
-    for row in whole:
+    for row in listed:
         assert f"{row.id} {row.phase} " in text
 
 
-def test_every_kernel_of_another_gpu_is_listed_with_its_error_and_those_within_20_percent_counted(
-    rows: dict[str, Row],
-) -> None:
-    text = written(accuracy_table.report(list(rows.values()))).splitlines()
-    kernels = [row for row in rows.values() if row.gpu == "NVIDIA H100-80GB-SXM"]
-    for row in kernels:
-        (line,) = (line for line in text if line.startswith(f"  {row.id} {row.phase} "))
-        assert line.endswith(f"{row.error:+.0%}")
-    close = sum(error(row) <= 0.20 for row in kernels)
-    assert close >= 4
-    assert f"{close} of {len(kernels)} kernels on NVIDIA H100-80GB-SXM are within 20%." in text
+def test_the_prediction_of_every_row_is_written(rows: dict[str, Row]) -> None:
+    table = list(csv.DictReader(io.StringIO(write_rows(rows.values()))))
+    assert [row["id"] for row in table] == list(rows)
+    for row in table:
+        own = rows[row["id"]]
+        assert float(row["value"]) == pytest.approx(own.measured) and row["unit"] == own.unit
+        assert (row["predicted"] == "") == (own.predicted is None)
+        assert own.predicted is None or float(row["predicted"]) == pytest.approx(own.predicted, rel=1e-5)
 
 
 def written(shown: RenderableType) -> str:
@@ -111,15 +119,18 @@ def table(*changes: dict[str, str]) -> str:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"gpu": "TPU v4"}, "no device stands for 'TPU v4'"),
+        ({"gpu": "GTX 1080 Ti"}, "no device stands for 'GTX 1080 Ti'"),
         ({"dtype": "fp8"}, "dtype 'fp8'"),
-        ({"model": "gpt-j-6b"}, "not in the suite"),
+        ({"model": "gpt-j-6b"}, "'prefill' is not predicted"),
         ({"unit": "tok/s"}, "unit 'tok/s' is not predicted for prefill"),
         ({"shape_or_settings": "input many tokens"}, "cannot read lengths"),
         ({"shape_or_settings": "input 5000 tokens"}, "exceed language_model.context_len"),
         ({"phase_or_kernel": "decode", "unit": "tok/s", "shape_or_settings": "input 5 tokens"}, "cannot read lengths"),
-        ({"phase_or_kernel": "RoPE", "batch": "-"}, "cannot read tokens"),
-        ({"phase_or_kernel": "RoPE", "batch": "-", "shape_or_settings": "tokens=0"}, "cannot read tokens"),
+        ({"phase_or_kernel": "RoPE", "batch": "-"}, "the settings lack tokens="),
+        (
+            {"phase_or_kernel": "RoPE", "batch": "-", "shape_or_settings": "tokens=0"},
+            "tokens='0' is not a whole number",
+        ),
         ({"phase_or_kernel": "top-k", "batch": "-", "shape_or_settings": "tokens=3"}, "kernel 'top-k'"),
     ],
 )

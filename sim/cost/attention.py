@@ -1,0 +1,137 @@
+"""Fused attention kernels: whole tiles of queries, each walking over tiles of keys.
+
+Per tile of queries the kernel multiplies twice on the tensor cores, head dim padded to a size it is built for, and
+takes an exponential per score on the special-function units; FlashAttention-2 and 3 and cuDNN at head dims 64 and
+128 differ by just the time of the exponentials, so they are not overlapped with the products. A prologue fills the
+pipeline of every tile that walks over more than one tile of keys. Blocks run in waves; causal masks make them
+uneven, and the longest one stands at the end. Where there are few blocks (decoding), the keys are split over the
+device and the parts added up by a second kernel: of all splits the fastest runs.
+
+Every term grows with queries, keys and heads. Kernels differ in tiles (`KERNELS`) and constants (device files).
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+from minimodels.kernels.scope import AttentionCall
+from minimodels.kernels.work import Work
+from minimodels.sim.call import L2State
+from minimodels.sim.cost.base import Cost, kept, origin, rate, rounded_max
+from minimodels.sim.device import AttentionKernel, Device
+
+HIDDEN = 0.5  # of what the last wave leaves idle
+SINGLE = 0.3  # of a prologue, for a tile that has one tile of keys
+SPLITS = (1, 2, 4, 8, 16, 32, 64)
+SPLIT_SECONDS = 3.5e-6  # the kernel that adds up the parts
+REPLAYED = 0.8  # of the L2 cache is left of a kernel's bytes when it runs again on the same data
+
+
+class Tiling(NamedTuple):
+    """Tiles of a kernel: queries per block by the largest head dim that has so many, keys per step, head dims.
+
+    products: of the two of the forward pass; the backward pass has five and is as long as 2.5 forward passes.
+    share: of flash's rate, where a device file has no constants for the kernel.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    keys: int
+    head_dims: tuple[int, ...]
+    share: float = 1.0
+    products: float = 1.0
+
+
+FLASH_DIMS = (32, 64, 96, 128, 192, 256)  # FlashAttention is built for these
+FLASH = Tiling(((256, 128),), 64, FLASH_DIMS)
+FLASH3 = Tiling(((64, 192), (256, 128)), 128, (64, 96, 128, 192, 256))  # hopper/tile_size.h
+CUTLASS = Tiling(((1 << 20, 64),), 64, (64, 128), 0.45)  # longer head dims in steps
+KERNELS = {
+    "flash": FLASH,  # FlashAttention-2
+    "flash-backward": FLASH._replace(products=2.5, share=0.85),
+    "flash3": FLASH3,
+    "flash3-varlen": FLASH3,  # as serving engines call it: sequences of different lengths, keys in pages
+    "cudnn": Tiling(((256, 128),), 128, (64, 128, 192, 256)),
+    "efficient": CUTLASS,  # xformers
+    "efficient-backward": CUTLASS._replace(products=2.5),
+    "triton": Tiling(((256, 128),), 64, (16, 32, 64, 128, 256), 0.9),
+    "flash1": CUTLASS._replace(share=0.55),  # the first FlashAttention, which splits over batch and heads only
+    "flash1-backward": CUTLASS._replace(share=0.55, products=2.5),
+    "flash1-triton": CUTLASS._replace(share=0.5),
+    "flash1-triton-backward": CUTLASS._replace(share=0.5, products=2.5),
+}
+
+
+def price(work: Work, dtype: str, call: AttentionCall | None, device: Device, l2: L2State = "cold") -> Cost:
+    """One call of a fused attention kernel; without the facts of a call, its FLOPs at the kernel's rate."""
+    backend = call.backend if call is not None and call.backend in KERNELS else "flash"
+    kernel = constants_of(backend, device)
+    moved = work.bytes_read + work.bytes_written
+    missed = moved * (1 - kept(moved, REPLAYED, device, l2))
+    memory = missed / rate(device.constants.memory_bandwidth, device)
+    peak = device.peak_flops(dtype)
+    if call is None:
+        computed = (work.flops or 0) / (kernel.efficiency * peak)
+        best = (rounded_max(computed, memory), computed, 1, 1.0, "tensor")
+    else:
+        best = min(_split(call, split, memory, peak, KERNELS[backend], kernel, device) for split in SPLITS)
+    seconds, computed, blocks, waves, unit = best
+    extra = (work.launches - 1) * device.constants.memory_floor
+    seconds += kernel.floor + extra
+    bound = unit if computed > memory else "memory"
+    if kernel.floor + extra > max(computed, memory):
+        bound = "launch"
+    elif bound == unit and blocks < 0.5 * ceil(waves) * device.datasheet.compute_units:
+        bound = "waves"
+    used = {"memory": missed / device.datasheet.bandwidth, "exp": computed, "launch": kernel.floor + extra}
+    share = used.get(bound, (work.flops or 0) / peak) / seconds
+    provenance, error = origin("attention", device, kernel.error is not None)
+    if provenance == "calibrated" and kernel.error is not None:
+        error = kernel.error
+    state: L2State = "warm" if missed < moved else "cold"
+    return Cost(seconds, work.launches, bound, provenance, error, min(1.0, share), blocks, float(ceil(waves)), state)
+
+
+def constants_of(backend: str, device: Device) -> AttentionKernel:
+    """The constants of a kernel on a device: its own, those of its forward pass, or flash's at a share of the rate."""
+    known = device.constants.attention
+    for name in (backend, backend.removesuffix("-backward"), backend.removesuffix("-varlen")):
+        if name in known and (name, backend) != ("flash", "flash-backward"):
+            return known[name] if name == backend else known[name].model_copy(update={"error": None})
+    flash = known["flash"]
+    return flash.model_copy(update={"efficiency": flash.efficiency * KERNELS[backend].share, "error": None})
+
+
+def _split(
+    call: AttentionCall, split: int, memory: float, peak: float, tiling: Tiling, kernel: AttentionKernel, device: Device
+) -> tuple[float, float, int, float, str]:
+    """(seconds beside the floor, of them computing, blocks, waves, unit) with the keys of a tile split in so many."""
+    sheet = device.datasheet
+    head_dim = next((size for size in tiling.head_dims if size >= call.head_dim), None)
+    if head_dim is None:
+        head_dim = ceil(call.head_dim / tiling.head_dims[-1]) * tiling.head_dims[-1]
+    rows = next((rows for limit, rows in tiling.rows if call.head_dim <= limit), tiling.rows[-1][1])
+    heads, queries = call.heads, call.query_length
+    if queries == 1:  # the queries of the heads that share a key are rows of one tile
+        heads, queries = call.kv_heads, call.heads // call.kv_heads
+    blocks = call.batch * heads * ceil(queries / rows) * split
+    unit_peak = kernel.efficiency * peak / sheet.compute_units
+    product, exponential = 4 * tiling.products * head_dim * rows / unit_peak, rows / (sheet.exps * sheet.clock)
+    steps = ceil(call.key_length / (tiling.keys * split))
+    prologue = kernel.prologue * (SINGLE if steps == 1 else 1)
+    longest = steps * tiling.keys * (product + exponential) + prologue
+    rounds = blocks / sheet.compute_units
+    if call.causal and call.query_length == call.key_length and not call.bias:  # else the mask is part of a bias
+        keys = min(steps * tiling.keys, (call.key_length + rows + tiling.keys) / 2 / split)
+        mean = keys * (product + exponential) + prologue
+        compute = max(longest, rounds * mean) + (HIDDEN * longest if rounds > 1 else 0)
+    else:
+        compute = max(1.0, HIDDEN * rounds + (1 - HIDDEN) * ceil(rounds)) * longest
+    parts = 0.0
+    if split > 1:
+        results = call.batch * call.heads * call.query_length * head_dim
+        parts = SPLIT_SECONDS + 8 * split * results / rate(device.constants.memory_bandwidth, device)
+    return (
+        rounded_max(compute, memory) + parts, compute, blocks, rounds,
+        "tensor" if product > exponential else "exp",
+    )  # fmt: skip

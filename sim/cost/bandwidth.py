@@ -1,0 +1,24 @@
+"""Elementwise operators, copies and gathers: a floor, and bytes at a share of the bandwidth.
+
+The floor is what bounds small transfers: latency x bandwidth bytes in flight reach half the rate.
+"""
+
+from __future__ import annotations
+
+from minimodels.kernels.work import Work
+from minimodels.sim.cost.base import FREE, Cost, origin, rate
+from minimodels.sim.device import Device
+
+
+def price(work: Work, device: Device) -> Cost:
+    """Kernels that read and write memory and compute next to nothing."""
+    constants = device.constants
+    moved = work.bytes_read + work.bytes_written
+    moving, floors = moved / rate(constants.memory_bandwidth, device), work.launches * constants.memory_floor
+    seconds = moving + floors
+    if not seconds:  # what a chain of others does on the way
+        return FREE
+    if floors > moving:
+        return Cost(seconds, work.launches, "launch", *origin("floor", device), floors / seconds)
+    used = moved / device.datasheet.bandwidth / seconds
+    return Cost(seconds, work.launches, "memory", *origin("elementwise", device), used)

@@ -1,0 +1,70 @@
+"""What every family of kernels shares: the record of a predicted time, rates of a device, a rounded maximum."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from minimodels.sim.call import L2State
+from minimodels.sim.device import Device, Family
+
+# What taking a family's constants from a relative or an assumption adds to its error, as a share of the seconds: a
+# little more than the A100's constants did on the H100, and the H100's on the A100, at products and attention.
+CARRIED_OVER: dict[Family, float] = {
+    "gemm": 0.10, "conv": 0.20, "attention": 0.12, "norm": 0.20, "softmax": 0.20, "elementwise": 0.10, "floor": 0.50,
+}  # fmt: skip
+HALF = frozenset({"float16", "bfloat16"})
+OVERLAP = 3.0  # exponent of the rounded maximum; 2.5 to 4 fit the GEMM tables of four GPUs equally well
+ITEMSIZE = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float4": 0.5}
+
+
+class Cost(NamedTuple):
+    """One kernel or chain of kernels on the device, and why it takes so long.
+
+    seconds; launches; what bounds it; where its constants come from; thread blocks and rounds of them (waves), where
+    it has tiles; the share of what bounds it that it uses, from 0 to 1; whether its input was taken to lie in the L2
+    cache; and how far off it may be, as a share of the seconds.
+    """
+
+    seconds: float
+    launches: int
+    bound: str
+    provenance: str
+    error: float
+    utilisation: float = 0.0
+    tiles: int | None = None
+    waves: float | None = None
+    l2: L2State = "cold"
+
+
+FREE = Cost(0.0, 0, "launch", "datasheet", 0.0)  # a view
+
+
+def rounded_max(*times: float) -> float:
+    """The largest of some times; more where others come near it, by up to 2^(1/3) for two that are equal."""
+    largest = max(times)
+    if largest == 0:
+        return 0.0
+    return largest * sum((time / largest) ** OVERLAP for time in times) ** (1 / OVERLAP)
+
+
+def rate(share: float, device: Device) -> float:
+    """Bytes per second, at a share of the datasheet's bandwidth."""
+    return share * device.datasheet.bandwidth
+
+
+def kept(moved: float, share: float, device: Device, l2: L2State) -> float:
+    """The part of some bytes still in the L2 cache, of which they have a share: all, or less and less from a size on."""
+    if l2 == "cold" or not moved:
+        return 0.0
+    return min(1.0, max(0.0, 2 - moved / (share * device.datasheet.l2_bytes)))
+
+
+def origin(family: Family, device: Device, fitted: bool = True) -> tuple[str, float]:
+    """Where a family's constants come from on this device, and the error that its predictions have had.
+
+    fitted: whether the table they were fitted to, if any, had such kernels.
+    """
+    constants = device.constants
+    if fitted and family in constants.calibrated:
+        return constants.provenance, constants.errors.get(family, CARRIED_OVER[family])
+    return "datasheet", constants.errors.get(family, 0.0) + CARRIED_OVER[family]

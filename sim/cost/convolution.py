@@ -1,0 +1,63 @@
+"""Convolutions as implicit matrix products: pixels x channels x taps, whatever the number of dimensions.
+
+The tile menu is that of `gemm`, at an efficiency of its own. Beside it
+
+- input channels are padded to what a load of the tensor cores takes (3 to 8 in half precision);
+- tensor cores want channels beside each other: of channels-first tensors cuDNN reorders input and weight first and
+  the result afterwards, in kernels of their own;
+- torch adds a bias in a kernel of its own, which a compiler fuses with what follows;
+- float32 without tensor cores, 3x3 and stride 1, may use Winograd's algorithm, with 2.25 times fewer products.
+  Source: Lavin and Gray, arXiv 1509.09308, F(2x2, 3x3); kernel names in NeuSight's convolution table.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+from minimodels.kernels.work import Work
+from minimodels.sim.call import L2State
+from minimodels.sim.cost.base import ITEMSIZE, Cost, rate
+from minimodels.sim.cost.gemm import product
+from minimodels.sim.device import Device
+
+LOAD = 16  # bytes that a thread loads at once: input channels come in multiples of it
+WINOGRAD = 2.25  # products of a 3x3 convolution over those of F(2x2, 3x3)
+WINOGRAD_TAPS = 9
+
+
+def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
+    """A convolution (groups, pixels, channels, taps), with the copies and the bias that come with it."""
+    assert work.gemm is not None, work
+    constants, conv = device.constants, work.conv
+    groups, pixels, channels, taps = work.gemm
+    moved = work.bytes_read + work.bytes_written
+    copied = min(moved, 2 * work.workspace) if work.launches > 1 else 0
+    tensor_cores = dtype not in ("float32", "float64")
+    window = taps // conv.channels if conv else 1
+    if conv and tensor_cores:
+        step = max(1, int(LOAD / ITEMSIZE[dtype]))
+        taps = window * step * ceil(conv.channels / step)
+    own = constants.conv_floor, constants.conv_efficiency, constants.conv_bandwidth
+    cost = product((groups, pixels, channels, taps), moved - copied, dtype, device, own, l2, "conv")
+    if conv and not tensor_cores and window == WINOGRAD_TAPS:
+        reduced = ceil(taps / WINOGRAD)
+        cost = min(cost, product((groups, pixels, channels, reduced), moved - copied, dtype, device, own, l2, "conv"))
+    passes = [copied] * (work.launches - 1)
+    if conv and tensor_cores and not conv.channels_last:
+        passes += [2 * conv.input, 2 * conv.weight, 2 * conv.output]
+    if conv and conv.bias:
+        passes.append(2 * conv.output)
+    return _with_passes(cost, passes, device)
+
+
+def _with_passes(cost: Cost, passes: list[int], device: Device) -> Cost:
+    """The kernel, and passes over memory of so many bytes before and after it."""
+    if not passes:
+        return cost
+    constants = device.constants
+    floors = len(passes) * constants.memory_floor
+    moving = sum(passes) / rate(constants.memory_bandwidth, device)
+    bound = cost.bound
+    if floors + moving > cost.seconds:
+        bound = "launch" if floors > moving else "memory"
+    return cost._replace(seconds=cost.seconds + floors + moving, launches=cost.launches + len(passes), bound=bound)
