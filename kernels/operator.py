@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import torch
@@ -48,7 +50,14 @@ class Operator:
 
 
 OPERATORS: dict[str, Operator] = {}
-"""By name, "minimodels::name"; those whose module was imported."""
+"""By name, "minimodels::name"; those whose module was imported: `every` imports all."""
+
+
+def every() -> dict[str, Operator]:
+    """All operators of ours, every module of this package being imported."""
+    for module in iter_modules(import_module("minimodels.kernels").__path__):
+        import_module(f"minimodels.kernels.{module.name}")
+    return OPERATORS
 
 
 def define(

@@ -88,7 +88,7 @@ def test_launches_are_watched_only_while_a_hook_is_set() -> None:
 
     hooks = knobs.runtime
 
-    def hook(*_: Any) -> None:
+    def hook(metadata: Any) -> None:
         pass
 
     assert not watched()
