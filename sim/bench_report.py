@@ -1,7 +1,7 @@
 """What `minibench bench` writes and shows: our kernels beside torch's, on calls of real models.
 
 A record is JSON: what it ran on, the ceilings measured in the same run, and a row per implementation and call
-(`kernels.bench.Row`). `results/GPU/kernels.json` holds one per GPU; tables come from these files alone.
+(`kernels.bench.Row`). `results/GPU/kernels-*.json` hold those of a GPU, one per kernel; tables come from these files alone.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def shown(folder: Path = RESULTS) -> RenderableType:
     """The tables of every GPU measured so far."""
-    files = sorted(folder.glob("*/kernels.json"))
+    files = sorted(folder.glob("*/*kernels*.json"))
     if not files:
         return Text(f"kernels on a GPU: {NOT_YET}")
     return Group(*(part for path in files for part in (report(load(path)), Text())))

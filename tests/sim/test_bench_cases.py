@@ -23,7 +23,7 @@ from minimodels.sim import bench_cases, bench_report
 from minimodels.sim.simulate import simulate
 from minimodels.sim.tables import console
 
-CEILINGS = Ceilings(1e18, 1e18, {"float32": 1e21, "bfloat16": 1e21}, 1e-9, {"torch": 1e-6}, 1 << 20)
+CEILINGS = Ceilings(1e18, 1e18, {"float32": 1e21, "bfloat16": 1e21}, 0.0, {"torch": 1e-6}, 1 << 20)
 RUN = Run(device="h100-sxm", attention="triton", kernels="triton")
 
 
