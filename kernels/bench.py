@@ -111,24 +111,24 @@ def _case(case: Case, timer: Timer, ceilings: Ceilings, repeats: int, compiled: 
     work = work_of(operator, case)
     bound = best(work, case.dtype, ceilings)[0]
     labels = (case.operator, case.title(), case.where, case.weight)
-    rows = []
     try:
         arguments = case.make(timer.device)
-        for name, call in implementations(operator, work).items():
-            if name == COMPILE and not compiled:
-                continue
-            try:
-                found = trial(operator, call, arguments, timer, repeats)
-            except torch.OutOfMemoryError:
-                raise
-            except FAILURES as error:  # torch's kernels say so of calls they cannot do; one of ours must do all
-                said = str(error).partition("\n")[0]
-                wrong = (f"raised: {said}",) if name == "ours" else ()
-                rows.append(Row(*labels, name, bound, wrong=wrong, note=said))
-            else:
-                rows.append(Row(*labels, name, bound, **_figures(found, work, case.dtype, ceilings)))
     except torch.OutOfMemoryError:
-        rows.append(Row(*labels, "ours", bound, note="out of memory"))
+        return [Row(*labels, "ours", bound, note="out of memory")]
+    rows = []
+    for name, call in implementations(operator, work).items():
+        if name == COMPILE and not compiled:
+            continue
+        try:
+            found = trial(operator, call, arguments, timer, repeats)
+        except torch.OutOfMemoryError:  # of the call or of its judge in float64
+            rows.append(Row(*labels, name, bound, note="out of memory"))
+        except FAILURES as error:  # torch's kernels say so of calls they cannot do; one of ours must do all
+            said = str(error).partition("\n")[0]
+            wrong = (f"raised: {said}",) if name == "ours" else ()
+            rows.append(Row(*labels, name, bound, wrong=wrong, note=said))
+        else:
+            rows.append(Row(*labels, name, bound, **_figures(found, work, case.dtype, ceilings)))
     return rows
 
 

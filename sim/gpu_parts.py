@@ -6,7 +6,8 @@
 
 Results are files under results/GPU/; a part is finished when its file is there. It runs in a process of its own,
 since a kernel that fails can leave the device unusable for what follows, and is stopped after nine minutes: what
-stopped or failed is said and tried again the next time, its record kept as failed-FILE. Works from a checkout, nothing installed.
+stopped or failed is said and tried again the next time, its record kept as failed-FILE. Works from a checkout,
+nothing installed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 import xml.etree.ElementTree as xml
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,10 @@ ROOT = RESULTS.parent
 LIMIT = 9 * 60.0  # seconds
 MODELS = ("stable-diffusion-1.5", "sdxl", "muse-3b", "make-a-video", "imagen", "parti-20b", "phenaki", "prod-image",
           "llama2-7b")  # fmt: skip
+SET = {  # a video takes five minutes at its own steps, and a profile eight runs
+    "make-a-video": ("run.decoder.steps=8", "run.interpolation.steps=4", "run.super_resolution_1.steps=4",
+                     "run.super_resolution_2.steps=2"),
+}  # fmt: skip
 WAYS = {"baseline": ("baseline", "torch"), "flash": ("flash", "torch"), "triton": ("triton", "triton")}
 MEMORY_OFF = 0.1  # by which the allocator's peak may differ from the walk's
 
@@ -57,9 +63,11 @@ def parts(kernels: Sequence[str], calibrates: bool = False) -> list[Part]:
         for way, (attention, others) in WAYS.items():
             name = f"{model}-{way}"
             options = ("--device", "cuda", "--dtype", "bfloat16", "--attention", attention, "--kernels", others)
-            profile = (*command, "profile", model, *options, "--out", "{file}")
+            fewer = SET.get(model, ())
+            changed = [word for setting in fewer for word in ("--set", setting)]
+            profile = (*command, "profile", model, *options, *changed, "--out", "{file}")
             made.append(Part(f"profile-{name}", f"profile-{name}.json", profile))
-            checked = (*here, "--check", "{file}", model, attention, others)
+            checked = (*here, "--check", "{file}", model, attention, others, *fewer)
             made.append(Part(f"check-{name}", f"check-{name}.json", checked))
     if calibrates:
         table = str(RESULTS / _gpu() / "truth.csv")
@@ -133,7 +141,7 @@ def outcomes(report: str) -> dict[str, Any]:
     return {"tests": len(cases), "skipped": len(skipped), "failed": names, "recorded": recorded}
 
 
-def _check(file: Path, model: str, attention: str, kernels: str) -> None:
+def _check(file: Path, model: str, attention: str, kernels: str, *settings: str) -> None:
     """Run a model once: its output is finite, and its peak memory what the walk says."""
     import torch
 
@@ -145,7 +153,7 @@ def _check(file: Path, model: str, attention: str, kernels: str) -> None:
     from minimodels.sim.simulate import walk_pipeline
     from minimodels.sim.trace import Walk
 
-    config, device = loader.load(model), torch.device("cuda", torch.cuda.current_device())
+    config, device = loader.load(model, settings), torch.device("cuda", torch.cuda.current_device())
     run = Run(attention=attention, kernels=kernels, full=True)  # type: ignore[arg-type]
     walk = Walk(build(config, "meta", DTYPES[run.dtype]), rounding=ROUNDING)
     walk_pipeline(walk, config, run, architecture(device))
@@ -180,9 +188,7 @@ def main(arguments: Sequence[str]) -> int:
         print("torch finds no CUDA device here: nothing was run", file=sys.stderr)
         return 2
     folder = RESULTS / _gpu()
-    from minimodels.cli import main as command
-
-    calibrates = "calibrate" in command.commands and (folder / "truth.csv").exists()
+    calibrates = find_spec("minimodels.sim.calibrate") is not None and (folder / "truth.csv").exists()
     listed = {part.name: part for part in parts(sorted(name.partition("::")[2] for name in every()), calibrates)}
     unknown = [name for name in arguments if name not in listed]
     if unknown:

@@ -49,7 +49,7 @@ def test_parts_are_distinct_and_their_models_exist() -> None:
     assert len({part.name for part in listed}) == len({part.file for part in listed}) == len(listed)
     assert {"ceilings", "tests", "limits", "bench-group_norm", "profile-parti-20b-triton"} <= {p.name for p in listed}
     for model in gpu_parts.MODELS:
-        loader.load(model)
+        loader.load(model, gpu_parts.SET.get(model, ()))
     for part in listed:
         assert "{file}" in part.command
         for word in part.command:
