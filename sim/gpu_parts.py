@@ -86,7 +86,8 @@ def run(part: Part, folder: Path, force: bool = False, limit: float = LIMIT) -> 
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part.") as scratch:
         made = Path(scratch) / part.file
         command = [word.replace("{file}", str(made)) for word in part.command]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         try:
             done = subprocess.run(command, cwd=ROOT, env=environment, timeout=limit, stdout=subprocess.DEVNULL)
         except subprocess.TimeoutExpired:
