@@ -10,7 +10,7 @@ VENV = .venv
 RUN = $(VENV)/bin/python -m
 PIP = $(RUN) pip
 
-.PHONY: profile test test-all bench-peers clean
+.PHONY: profile test test-all bench-peers gpu clean
 .DELETE_ON_ERROR:
 
 profile: $(VENV)/installed
@@ -30,6 +30,16 @@ test-all: $(VENV)/installed-test
 # UNets beside those of diffusers, about ten minutes on two cores.
 bench-peers: $(VENV)/installed-test
 	$(RUN) tests.parity.bench_peers
+
+# All that needs a GPU, into results/GPU/, in parts of at most nine minutes: a part with a result is skipped unless
+# FORCE=1. From the checkout, with the torch that PYTHON has; `make gpu PARTS="ceilings tests"` runs these parts, and
+# `make gpu-ceilings` one.
+PARTS =
+gpu:
+	$(PYTHON) -m minimodels.sim.gpu_parts $(PARTS)
+
+gpu-%:
+	$(PYTHON) -m minimodels.sim.gpu_parts $*
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

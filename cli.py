@@ -228,6 +228,39 @@ def devices(as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("kernels", nargs=-1)
+@click.option("--shapes", type=click.Path(path_type=Path), help="A profile: take the calls of its model.  [default: "
+              "the heaviest calls of several models]")  # fmt: skip
+@click.option("--device", default="cuda", show_default=True, help="cuda: nothing is simulated here.")
+@click.option("--quick", is_flag=True, help="One call per kernel, fewer runs.")
+@click.option("--show", "only_show", is_flag=True, help="Show what results/ holds; run nothing.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the record as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def bench(
+    kernels: tuple[str, ...], shapes: Path | None, device: str, quick: bool, only_show: bool, out: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Our Triton KERNELS (default: all) beside torch's, on a GPU, at the shapes of real models."""
+    from minimodels.sim import bench_report, files
+    from minimodels.sim.progress import bar
+
+    if only_show:
+        return _show(bench_report.shown())
+    if device != "cuda" or not bench_report.has_gpu():
+        raise ValueError(f"--device {device}: bench needs a CUDA device: nothing is simulated here")
+    if out is not None:
+        files.check_writable(out)
+    with bar("Kernels") as progress:
+        record = bench_report.run(kernels, shapes, quick, progress)
+    if out is not None:
+        files.write_whole(out, json.dumps(record, indent=1).encode())
+    _show(record if as_json else bench_report.report(record))
+    wrong = bench_report.failures(record)
+    if wrong:
+        raise click.ClickException("kernels of ours are wrong:\n" + "\n".join(wrong))
+
+
+@main.command()
 @click.argument("truth", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--rows", "rows_out", type=click.Path(path_type=Path), help="Write the prediction of every row as CSV.")

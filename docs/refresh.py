@@ -27,7 +27,8 @@ WIDTH = "100"
 def run(command: str, folder: Path) -> str:
     """What `command` prints, run in `folder`; an error of the command is an error here."""
     environment = os.environ | {"COLUMNS": WIDTH, "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
-    command = re.sub(r"^minibench\b", f"{sys.executable} -m minimodels.cli", command)
+    command = re.sub(r"^minibench\b", "python -m minimodels.cli", command)
+    command = re.sub(r"^python\b", sys.executable, command)
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"$ {command}\n{done.stdout}{done.stderr}exit code {done.returncode}")

@@ -5,7 +5,7 @@ only, so a plan of `meta` tensors can be inspected (grid limits, 64-bit offsets)
 
 A plain `kernel[grid](...)` spends about 10 us of host time on finding the compiled kernel. `run` finds it by a key
 of its own, made of what Triton specialises on: dtypes, pointers aligned to 16 bytes, integers that are 1, divisible
-by 16, or beyond 32 bits.
+by 16, or beyond 32 bits. `recipe` remembers whole plans, so that most calls need neither.
 
 Under TRITON_INTERPRET=1 (set before the first import) kernels run on CPU tensors. Where Triton is not installed
 planning still works, and running says what is missing.
@@ -13,6 +13,7 @@ planning still works, and running says what is missing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,10 +28,14 @@ try:
 except ImportError:  # macOS and Windows have no Triton: operators run as their reference, and walk
     triton = tl = None
 
-__all__ = ["MAX_GRID_X", "MAX_GRID_YZ", "Launch", "cdiv", "compile_for", "jit", "power_of_2", "run", "tl", "wide"]
+__all__ = [
+    "MAX_GRID_X", "MAX_GRID_YZ", "Launch", "cdiv", "compile_for", "device_of", "jit", "launch_compiled", "power_of_2",
+    "run", "specialisation", "tl", "watched", "wide",
+]  # fmt: skip
 
 MAX_GRID_X, MAX_GRID_YZ = (1 << 31) - 1, 65535  # thread blocks that CUDA takes in each dimension of a grid
 MAX_INT32 = (1 << 31) - 1
+HIP = torch.version.hip is not None  # AMD kernels are told which storages are under 2 GiB
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64",
          torch.int64: "i64", torch.int32: "i32", torch.bool: "i1", torch.uint8: "u8"}  # fmt: skip
 
@@ -79,39 +84,86 @@ def _extent(x: Tensor) -> int:
 _compiled: dict[Any, Any] = {}
 
 
-def run(launch: Launch) -> None:
-    """Launch on the current stream of the tensors' device.
+def run(launch: Launch) -> Any:
+    """Launch on the current stream of the tensors' device; the compiled kernel, None under the interpreter.
 
     Raises:
         RuntimeError: Triton is not installed.
+        ValueError: the tensors are on several devices.
     """
     if triton is None:
         raise RuntimeError("Triton is not installed here: it exists for Linux, and comes with torch for CUDA")
-    kernel, grid, args = launch.kernel, launch.grid, launch.args
     if INTERPRETED:
-        kernel[grid](*args, **launch.constants, num_warps=launch.num_warps, num_stages=launch.num_stages)
-        return
-    device = torch.cuda.current_device()
-    values = tuple(launch.constants.values())
-    key = (kernel, device, values, launch.num_warps, launch.num_stages, *map(_specialised, args))
+        _launch_plainly(launch)
+        return None
+    with torch.cuda.device(device_of(launch)):  # a stream belongs to one device
+        return _run_on(torch.cuda.current_device(), launch)
+
+
+def _run_on(device: int, launch: Launch) -> Any:
+    key = (device, *specialisation(launch))
     found = _compiled.get(key)
-    hooks = triton.knobs.runtime
-    if found is None or hooks.launch_enter_hook is not None or hooks.launch_exit_hook is not None:
-        _compiled[key] = kernel[grid](
-            *args, **launch.constants, num_warps=launch.num_warps, num_stages=launch.num_stages
-        )
-        return
+    if found is None or watched():
+        found = _compiled[key] = _launch_plainly(launch)
+    else:
+        launch_compiled(found, device, launch.grid, (*launch.args, *launch.constants.values()))
+    return found
+
+
+def _launch_plainly(launch: Launch) -> Any:
+    names = launch.kernel.arg_names[len(launch.args) :]
+    assert set(names) == set(launch.constants), f"arguments come first, then the constants {names}"
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return launch.kernel[launch.grid](*launch.args, **launch.constants, **options)
+
+
+def launch_compiled(compiled: Any, device: int, grid: tuple[int, int, int], values: Sequence[Any]) -> None:
+    """Launch what Triton compiled; `device` is the current one, pointers may be addresses.
+
+    `values` has one for every parameter. Triton skips those of constants, so only their number matters.
+    """
     stream = torch._C._cuda_getCurrentRawStream(device)
-    found.run(*grid, stream, found.function, found.packed_metadata, None, None, None, *args, *values)
+    compiled.run(*grid, stream, compiled.function, compiled.packed_metadata, None, None, None, *values)
+
+
+def watched() -> bool:
+    """Whether somebody (a profiler of Triton's) wants to be told of every launch."""
+    hooks = triton.knobs.runtime
+    chains = (hooks.launch_enter_hook, hooks.launch_exit_hook)
+    return any(chain is not None and getattr(chain, "calls", True) for chain in chains)
+
+
+def device_of(launch: Launch) -> torch.device:
+    """The one device that all tensors of a launch are on.
+
+    Raises:
+        ValueError: there are several.
+    """
+    found = {x.device for x in launch.args if isinstance(x, Tensor)}
+    if len(found) != 1:
+        raise ValueError(f"a kernel takes tensors of one device, not of {', '.join(sorted(map(str, found)))}")
+    return found.pop()
+
+
+def specialisation(launch: Launch) -> tuple[Any, ...]:
+    """What decides which compiled kernel a launch takes on a given device."""
+    constants = [(name, type(value), value) for name, value in launch.constants.items()]
+    options = launch.num_warps, launch.num_stages
+    return id(launch.kernel), *constants, *options, *map(_specialised, launch.args)
 
 
 def _specialised(value: Tensor | float | None) -> Any:
-    """What of an argument decides which compiled kernel takes it."""
+    """What of an argument decides it."""
     if isinstance(value, Tensor):
-        return value.dtype, value.data_ptr() % 16 == 0
-    if isinstance(value, int):
-        return value == 1, value % 16 == 0, value > MAX_INT32
-    return type(value)
+        return value.dtype, value.data_ptr() % 16 == 0, HIP and value.untyped_storage().nbytes() <= MAX_INT32
+    if isinstance(value, bool) or not isinstance(value, int):
+        return type(value)
+    return value == 1 or (_integer(value), value % 16 == 0)
+
+
+def _integer(value: int) -> str:
+    """The type of an integer as Triton writes it."""
+    return "i32" if -MAX_INT32 - 1 <= value <= MAX_INT32 else "i64" if value < 1 << 63 else "u64"
 
 
 def compile_for(launch: Launch, target: str) -> Any:
@@ -146,5 +198,5 @@ def _type(value: Tensor | float | None) -> str:
     if isinstance(value, bool) or value is None or value == 1 and isinstance(value, int):
         return "constexpr"
     if isinstance(value, int):
-        return "i64" if value > MAX_INT32 else "i32"
+        return _integer(value)
     return "fp32"

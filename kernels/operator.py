@@ -3,7 +3,8 @@
 `define` does all of it once per operator, so that the operator works under FakeTensor, `torch.compile`,
 FlopCounterMode, a walk, and torch.profiler:
 
-- on a GPU the Triton kernel runs, on a CPU the reference in plain torch (under TRITON_INTERPRET=1 the kernel);
+- on a GPU the Triton kernel runs, its plans remembered by `recipe`; on a CPU the reference in plain torch, under
+  TRITON_INTERPRET=1 the kernel;
 - `fake` gives shape, dtype and strides of the results as the kernel allocates them;
 - `work` gives FLOPs and bytes of one execution, from which torch's FLOP formula follows;
 - with a `backward` the operator can train; without one it raises where a gradient is asked for: a gradient
@@ -12,8 +13,10 @@ FlopCounterMode, a walk, and torch.profiler:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import torch
@@ -21,12 +24,12 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from minimodels.kernels.backend import INTERPRETED
-from minimodels.kernels.launch import Launch, run
+from minimodels.kernels.launch import run
+from minimodels.kernels.recipe import Plan, Remembered
 from minimodels.kernels.work import OURS, Formula
 
 NAMESPACE = "minimodels"
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
-Plan = Callable[..., tuple[Any, Sequence[Launch]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,14 @@ class Operator:
 
 
 OPERATORS: dict[str, Operator] = {}
-"""By name, "minimodels::name"; those whose module was imported."""
+"""By name, "minimodels::name"; those whose module was imported: `every` imports all."""
+
+
+def every() -> dict[str, Operator]:
+    """All operators of ours, every module of this package being imported."""
+    for module in iter_modules(import_module("minimodels.kernels").__path__):
+        import_module(f"minimodels.kernels.{module.name}")
+    return OPERATORS
 
 
 def define(
@@ -75,7 +85,7 @@ def define(
     name = schema.partition("(")[0]
     full = f"{NAMESPACE}::{name}"
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
-    LIBRARY.impl(name, kernel, "CUDA")
+    LIBRARY.impl(name, Remembered(plan), "CUDA")
     LIBRARY.impl(name, kernel if INTERPRETED else reference, "CPU")
     torch.library.register_fake(full, fake, lib=LIBRARY)
     packet = getattr(getattr(torch.ops, NAMESPACE), name)

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from minimodels.kernels.backend import INTERPRETED
 
-collect_ignore_glob = ["test_*.py"] if INTERPRETED else ["interpreted/*"]
+collect_ignore_glob = ["test_*.py", "gpu/*"] if INTERPRETED else ["interpreted/*"]

@@ -1,0 +1,76 @@
+"""The parts of `make gpu`: run once, resumed, stopped. The commands here are small; those on a GPU run there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from minimodels import loader
+from minimodels.sim import gpu_parts
+from minimodels.sim.gpu_parts import Part, outcomes, parts, run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _part(code: str) -> Part:
+    return Part("one", "one.json", (sys.executable, "-c", code, "{file}"))
+
+
+def test_a_finished_part_is_skipped_unless_forced(tmp_path: Path) -> None:
+    part = _part("import sys, time; open(sys.argv[1], 'w').write(str(time.time()))")
+    assert run(part, tmp_path / "gpu").startswith("done in")
+    first = (tmp_path / "gpu" / "one.json").read_text()
+    assert run(part, tmp_path / "gpu") == "there is a result"
+    assert (tmp_path / "gpu" / "one.json").read_text() == first
+    assert run(part, tmp_path / "gpu", force=True).startswith("done in")
+    assert (tmp_path / "gpu" / "one.json").read_text() != first
+    assert [path.name for path in (tmp_path / "gpu").iterdir()] == ["one.json"]
+
+
+def test_a_part_that_fails_stops_or_writes_nothing_is_said_to(tmp_path: Path) -> None:
+    assert run(_part("raise SystemExit(3)"), tmp_path).startswith("FAILED in")
+    assert run(_part("pass"), tmp_path) == "FAILED: it wrote nothing"
+    assert run(_part("import time; time.sleep(60)"), tmp_path, limit=0.5) == "stopped after 0 s"
+    broken = _part("import sys; open(sys.argv[1], 'w').write('wrong'); raise SystemExit(1)")
+    assert run(broken, tmp_path).startswith("FAILED in")
+    assert [path.name for path in tmp_path.iterdir()] == ["failed-one.json"], "evidence, not a result"
+    assert run(_part("pass"), tmp_path) == "FAILED: it wrote nothing" and not list(tmp_path.iterdir())
+    half = _part("import sys, time; open(sys.argv[1], 'w').write('half'); time.sleep(60)")
+    assert run(half, tmp_path, limit=1.5).startswith("stopped")
+    assert not list(tmp_path.iterdir()), "what was stopped is no result"
+
+
+def test_parts_are_distinct_and_their_models_exist() -> None:
+    listed = parts(["temporal_attention", "group_norm"], calibrates=False)
+    assert len({part.name for part in listed}) == len({part.file for part in listed}) == len(listed)
+    assert {"ceilings", "tests", "limits", "bench-group_norm", "profile-parti-20b-triton"} <= {p.name for p in listed}
+    for model in gpu_parts.MODELS:
+        loader.load(model, gpu_parts.SET.get(model, ()))
+    for part in listed:
+        assert "{file}" in part.command
+        for word in part.command:
+            assert not word.startswith("tests/") or (ROOT / word).exists()
+
+
+def test_outcomes_of_tests_are_counted_and_what_failed_is_named() -> None:
+    report = """<testsuites><testsuite>
+      <testcase classname="tests.a" name="one"/>
+      <testcase classname="tests.a" name="two"><failure message="no"/></testcase>
+      <testcase classname="tests.a" name="three"><skipped/></testcase>
+      <testcase classname="tests.a" name="four">
+        <properties><property name="sdpa_limits" value='{"flash": {"65536": "right"}}'/></properties></testcase>
+    </testsuite></testsuites>"""
+    assert outcomes(report) == {
+        "tests": 4, "skipped": 1, "failed": ["tests.a::two"], "recorded": {"sdpa_limits": {"flash": {"65536": "right"}}},
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_runs() -> None:
+    command = [sys.executable, "-m", "minimodels.sim.gpu_parts"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "no CUDA device" in done.stderr and not (ROOT / "results").exists()
