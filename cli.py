@@ -5,13 +5,15 @@ torch, matplotlib and rich are imported inside the commands, so that `minibench 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from minimodels.sim import commands as evidence
+from minimodels.sim.commands import printed
 
 if TYPE_CHECKING:
     from minimodels.kinds import Config
@@ -99,7 +101,7 @@ def list_(as_json: bool) -> None:
 
     with bar("Architectures") as progress:
         rows = inventory.models(progress)
-    _show(rows if as_json else listings.model_list(rows))
+    printed(rows if as_json else listings.model_list(rows))
 
 
 @main.command()
@@ -114,7 +116,7 @@ def show(name: str, overrides: tuple[str, ...], depth: int, as_json: bool) -> No
     from minimodels.sim import inventory, listings
 
     record, trees = inventory.parts(config)
-    _show({**record, "modules": trees} if as_json else listings.model(record, trees, depth))
+    printed({**record, "modules": trees} if as_json else listings.model(record, trees, depth))
 
 
 @main.command()
@@ -157,7 +159,7 @@ def profile(
     if as_json:
         click.echo(result.to_json())
     else:
-        _show(tables.profile_summary(result, by))
+        printed(tables.profile_summary(result, by))
 
 
 @main.command()
@@ -185,7 +187,7 @@ def memory(name: str, overrides: tuple[str, ...], picture: Path | None, as_json:
         from minimodels.sim import plots
 
         plots.save(plots.memory([result]), picture)
-    _show(memory_table.as_json(result, limits) if as_json else memory_table.report(result, limits))
+    printed(memory_table.as_json(result, limits) if as_json else memory_table.report(result, limits))
 
 
 @main.command()
@@ -197,7 +199,7 @@ def compare(files: tuple[Path, ...]) -> None:
 
     if len(files) < 2:
         raise ValueError("compare needs at least two profiles; write one with `minibench profile NAME --out A.json`")
-    _show(tables.compare([Profile.load(path) for path in files]))
+    printed(tables.compare([Profile.load(path) for path in files]))
 
 
 @main.command()
@@ -218,106 +220,17 @@ def plot(kind: str, files: tuple[Path, ...], out: Path) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def devices(as_json: bool) -> None:
-    """The GPUs that can be simulated."""
-    from minimodels.sim import device, listings
-
-    listed = [device.load(name) for name in device.names()]
-    _show([one.model_dump(mode="json") for one in listed] if as_json else listings.device_list(listed))
-
-
-@main.command()
-@click.argument("kernels", nargs=-1)
-@click.option("--shapes", type=click.Path(path_type=Path), help="A profile: take the calls of its model.  [default: "
-              "the heaviest calls of several models]")  # fmt: skip
-@click.option("--device", default="cuda", show_default=True, help="cuda: nothing is simulated here.")
-@click.option("--quick", is_flag=True, help="One call per kernel, fewer runs.")
-@click.option("--show", "only_show", is_flag=True, help="Show what results/ holds; run nothing.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the record as JSON.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
-def bench(
-    kernels: tuple[str, ...], shapes: Path | None, device: str, quick: bool, only_show: bool, out: Path | None,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Our Triton KERNELS (default: all) beside torch's, on a GPU, at the shapes of real models."""
-    from minimodels.sim import bench_report, files
-    from minimodels.sim.progress import bar
-
-    if only_show:
-        return _show(bench_report.shown())
-    if device != "cuda" or not bench_report.has_gpu():
-        raise ValueError(f"--device {device}: bench needs a CUDA device: nothing is simulated here")
-    if out is not None:
-        files.check_writable(out)
-    with bar("Kernels") as progress:
-        record = bench_report.run(kernels, shapes, quick, progress)
-    if out is not None:
-        files.write_whole(out, json.dumps(record, indent=1).encode())
-    _show(record if as_json else bench_report.report(record))
-    wrong = bench_report.failures(record)
-    if wrong:
-        raise click.ClickException("kernels of ours are wrong:\n" + "\n".join(wrong))
-
-
-@main.command()
-@click.argument("truth", required=False, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--rows", "rows_out", type=click.Path(path_type=Path), help="Write the prediction of every row as CSV.")
-def validate(truth: Path | None, as_json: bool, rows_out: Path | None) -> None:
-    """Predictions beside public measurements: those shipped, or a CSV file TRUTH with the same columns."""
-    from minimodels.sim import accuracy_table, files
-    from minimodels.sim import validate as validation
-    from minimodels.sim.progress import bar
-
-    if rows_out is not None:
-        files.check_distinct([rows_out], [truth] if truth else [])
-        files.check_writable(rows_out)
-    text, origin = (validation.load(truth), str(truth)) if truth else (validation.shipped(), "truth table")
-    with bar("Validation") as progress:
-        rows = validation.validate(text, origin, progress)
-    if rows_out is not None:
-        files.write_whole(rows_out, validation.write_rows(rows).encode())
-    _show(accuracy_table.as_json(rows) if as_json else accuracy_table.report(rows))
-
-
-@main.command()
-@click.option("--from", "truth", required=True, type=click.Path(path_type=Path), metavar="TRUTH.csv",
-              help="A table of measurements, as `validate` reads it.")  # fmt: skip
-@click.option("--device", "name", required=True, metavar="NAME", help="The GPU whose rows are fitted to.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write FILE.toml instead of printing it.")
-def calibrate(truth: Path, name: str, out: Path | None) -> None:
-    """Fit the constants of a GPU's cost model to a table of measurements, and print its device file."""
-    from minimodels.sim import calibrate as calibration
-    from minimodels.sim import device as devices
-    from minimodels.sim import device_writer, files, listings
-    from minimodels.sim import validate as validation
-
-    device = devices.load(name)
-    if out is not None:
-        files.check_distinct([out], [truth])
-        files.check_writable(out)
-    fitted, done = calibration.calibrate(validation.load(truth), device, str(truth))
-    text = device_writer.rewritten(device_writer.original(name), fitted, done)
-    if out is None:
-        click.echo(text, nl=False)
-    else:
-        files.write_whole(out, text.encode())
-        _show(listings.calibration(device_writer.table(done)))
-
-
-@main.command()
 @click.argument("what", type=click.Choice(["config", "profile"]), default="config")
 def schema(what: str) -> None:
     """The JSON Schema of a config file (default) or of a profile, for editors and parsers."""
     if what == "config":
         from minimodels.loader import json_schema
 
-        _show(json_schema())
+        printed(json_schema())
     else:
         from minimodels.sim.profile import Profile
 
-        _show(Profile.model_json_schema())
+        printed(Profile.model_json_schema())
 
 
 @main.command("import")
@@ -379,13 +292,8 @@ def _profile(config: Config, options: dict[str, Any]) -> Profile:
         return simulate(config, run, progress)
 
 
-def _show(what: Any) -> None:
-    if isinstance(what, dict | list):
-        click.echo(json.dumps(what, indent=2))
-        return
-    from minimodels.sim import tables
-
-    tables.console().print(what)
+for command in evidence.COMMANDS:
+    main.add_command(command)
 
 
 if __name__ == "__main__":

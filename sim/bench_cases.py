@@ -19,11 +19,12 @@ from minimodels.kernels.bench import work_of
 from minimodels.kernels.case import Case
 from minimodels.kernels.operator import OPERATORS, every
 from minimodels.kinds import KINDS, Config
-from minimodels.run import DTYPES, Run, build
+from minimodels.run import Run
 from minimodels.sim import device as devices
+from minimodels.sim.job import of_config
 from minimodels.sim.profile import Profile
 from minimodels.sim.progress import Advance, silent
-from minimodels.sim.simulate import walk_pipeline
+from minimodels.sim.simulate import run_walk
 from minimodels.sim.trace import Walk
 
 SUITE = ("stable-diffusion-1.5", "sdxl", "make-a-video", "muse-3b", "parti-20b", "llama2-7b", "imagen")
@@ -56,8 +57,10 @@ def capture(config: Config, run: Run, progress: Advance = silent) -> list[Case]:
         ValueError: a kernel cannot do a call, or sizes are too large to be described.
     """
     run = run.model_copy(update={"attention": "triton", "kernels": "triton"})
-    walk = Capture(build(config, "meta", DTYPES[run.dtype]), progress)
-    walk_pipeline(walk, config, run, TARGET)
+    job = of_config(config, run)
+    prepared = job.prepare("meta")
+    walk = Capture(prepared.parts, progress)
+    run_walk(walk, prepared, run, TARGET, job.name)
     weights: Counter[int] = Counter()
     for call in walk.calls:
         weights[id(call.work)] += call.weight  # type: ignore[assignment]

@@ -1,0 +1,114 @@
+"""The commands about evidence: what GPUs are known, how wrong predictions are, how fast our kernels are.
+
+As in `cli`, everything heavy is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def printed(what: Any) -> None:
+    """Print a record as JSON, anything else as the terminal shows it."""
+    if isinstance(what, dict | list):
+        click.echo(json.dumps(what, indent=2))
+        return
+    from minimodels.sim import tables
+
+    tables.console().print(what)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def devices(as_json: bool) -> None:
+    """The GPUs that can be simulated."""
+    from minimodels.sim import device, listings
+
+    listed = [device.load(name) for name in device.names()]
+    printed([one.model_dump(mode="json") for one in listed] if as_json else listings.device_list(listed))
+
+
+@click.command()
+@click.argument("kernels", nargs=-1)
+@click.option("--shapes", type=click.Path(path_type=Path), help="A profile: take the calls of its model.  [default: "
+              "the heaviest calls of several models]")  # fmt: skip
+@click.option("--device", default="cuda", show_default=True, help="cuda: nothing is simulated here.")
+@click.option("--quick", is_flag=True, help="One call per kernel, fewer runs.")
+@click.option("--show", "only_show", is_flag=True, help="Show what results/ holds; run nothing.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the record as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def bench(
+    kernels: tuple[str, ...], shapes: Path | None, device: str, quick: bool, only_show: bool, out: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Our Triton KERNELS (default: all) beside torch's, on a GPU, at the shapes of real models."""
+    from minimodels.sim import bench_report, files
+    from minimodels.sim.progress import bar
+
+    if only_show:
+        return printed(bench_report.shown())
+    if device != "cuda" or not bench_report.has_gpu():
+        raise ValueError(f"--device {device}: bench needs a CUDA device: nothing is simulated here")
+    if out is not None:
+        files.check_writable(out)
+    with bar("Kernels") as progress:
+        record = bench_report.run(kernels, shapes, quick, progress)
+    if out is not None:
+        files.write_whole(out, json.dumps(record, indent=1).encode())
+    printed(record if as_json else bench_report.report(record))
+    wrong = bench_report.failures(record)
+    if wrong:
+        raise click.ClickException("kernels of ours are wrong:\n" + "\n".join(wrong))
+
+
+@click.command()
+@click.argument("truth", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--rows", "rows_out", type=click.Path(path_type=Path), help="Write the prediction of every row as CSV.")
+def validate(truth: Path | None, as_json: bool, rows_out: Path | None) -> None:
+    """Predictions beside public measurements: those shipped, or a CSV file TRUTH with the same columns."""
+    from minimodels.sim import accuracy_table, files
+    from minimodels.sim import validate as validation
+    from minimodels.sim.progress import bar
+
+    if rows_out is not None:
+        files.check_distinct([rows_out], [truth] if truth else [])
+        files.check_writable(rows_out)
+    text, origin = (validation.load(truth), str(truth)) if truth else (validation.shipped(), "truth table")
+    with bar("Validation") as progress:
+        rows = validation.validate(text, origin, progress)
+    if rows_out is not None:
+        files.write_whole(rows_out, validation.write_rows(rows).encode())
+    printed(accuracy_table.as_json(rows) if as_json else accuracy_table.report(rows))
+
+
+@click.command()
+@click.option("--from", "truth", required=True, type=click.Path(path_type=Path), metavar="TRUTH.csv",
+              help="A table of measurements, as `validate` reads it.")  # fmt: skip
+@click.option("--device", "name", required=True, metavar="NAME", help="The GPU whose rows are fitted to.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write FILE.toml instead of printing it.")
+def calibrate(truth: Path, name: str, out: Path | None) -> None:
+    """Fit the constants of a GPU's cost model to a table of measurements, and print its device file."""
+    from minimodels.sim import calibrate as calibration
+    from minimodels.sim import device as devices
+    from minimodels.sim import device_writer, files, listings
+    from minimodels.sim import validate as validation
+
+    device = devices.load(name)
+    if out is not None:
+        files.check_distinct([out], [truth])
+        files.check_writable(out)
+    fitted, done = calibration.calibrate(validation.load(truth), device, str(truth))
+    text = device_writer.rewritten(device_writer.original(name), fitted, done)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        files.write_whole(out, text.encode())
+        printed(listings.calibration(device_writer.table(done)))
+
+
+COMMANDS = (devices, bench, validate, calibrate)
