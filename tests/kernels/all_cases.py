@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from minimodels.kernels.operator import OPERATORS, Operator
-from tests.kernels.cases import group_norm, temporal_attention
+from tests.kernels.cases import add_layer_norm, group_norm, layer_norm, temporal_attention
 
-MODULES = {module.OPERATOR: module for module in (group_norm, temporal_attention)}
+MODULES = {module.OPERATOR: module for module in (add_layer_norm, group_norm, layer_norm, temporal_attention)}
 SMALL = [(name, case) for name, module in MODULES.items() for case in module.SMALL]
 LARGE = [(name, case) for name, module in MODULES.items() for case in module.LARGE]
 
