@@ -253,7 +253,7 @@ def import_(directory: Path, out: Path | None) -> None:
     if found.section is None:
         click.echo(f"{out} is a whole architecture: minibench profile {out}")
     else:
-        click.echo(f"{out} is the section [{found.section}] of an architecture: put it into the .toml of one.")
+        click.echo(f'{out} is the section [{found.section}] of an architecture: add a line base = "NAME" to it.')
 
 
 def _simulated(config: Config, options: dict[str, Any]) -> Profile:

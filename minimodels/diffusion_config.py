@@ -54,6 +54,14 @@ class Denoising(Strict):
         default=None, gt=0, lt=1, description="quantile that pixels are clipped to at every step; none: they are not"
     )
 
+    clip: bool = Field(default=False, description="pixels are clipped to [-1, 1] at every step")
+
+    @model_validator(mode="after")
+    def _one_clip(self) -> Denoising:
+        if self.clip and self.dynamic_threshold is not None:
+            raise ValueError("pixels are clipped or thresholded (dynamic_threshold), not both")
+        return self
+
     def check(self, where: str, schedule: Schedule) -> None:
         """Raise a ValueError unless the schedule has as many timesteps as there are steps."""
         if self.steps > schedule.visited:

@@ -20,6 +20,12 @@ PIPELINES = {  # their defaults: steps, guidance scale
     "StableDiffusionXLPipeline": (50, 5.0),
 }
 SAMPLERS = {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "EulerDiscreteScheduler": "euler"}
+ONE_PASS = {  # schedulers that run the network once a step, as ours do
+    "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "SASolverScheduler", "TCDScheduler",
+    "UniPCMultistepScheduler",
+}  # fmt: skip
+TWO_PASSES = {"HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler"}  # but the last
 SCHEDULES = {"scaled_linear": "scaled-linear", "linear": "linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "clean"}
 SECTIONS = {"kl-decoder": "decoder", "vq-decoder": "decoder", "encoder-decoder": "transformer"}  # else as the kind
@@ -47,8 +53,12 @@ def to_toml(directory: Path) -> Imported:
         return _language_model(directory, part, source)
     kind = str(getattr(part, "kind", ""))
     section = SECTIONS.get(kind, kind.replace("-", "_"))
-    head = f"A section of an architecture, not a whole one: put it into the .toml of one, for its [{section}]."
-    return Imported(toml_writer.dumps({section: _sizes(part)}, {"": head, section: source}), section)
+    head = (
+        'A section of an architecture, not a whole one: add a line `base = "NAME"` above, an architecture of '
+        f"`minibench list`, in which it takes the place of [{section}]."
+    )
+    table = {"replace": [section], section: _sizes(part)}
+    return Imported(toml_writer.dumps(table, {"": head, section: source}), section)
 
 
 def _sizes(part: Part) -> Table:
@@ -98,13 +108,13 @@ def _pipeline(directory: Path) -> Imported:
         for section in ("text_encoder", "second_text_encoder"):
             tables[section]["features"] = "penultimate"
             comments[f"{section}.features"] = "as the pipeline takes them"
-    schedule, sampler = _schedule(directory / "scheduler" / "scheduler_config.json", comments)
+    schedule, sampler, passes = _schedule(directory / "scheduler" / "scheduler_config.json", steps, comments)
     run = {
-        "steps": steps, "image_size": _image_size(directory, parts["unet"], parts["decoder"]), "sampler": sampler,
+        "steps": passes, "image_size": _image_size(directory, parts["unet"], parts["decoder"]), "sampler": sampler,
         "guidance_scale": guidance_scale,
     }  # fmt: skip
     comments |= {
-        "run.steps": f"default of {name}",
+        "run.steps": f"default of {name}" + ("" if passes == steps else f": {steps}, in {passes} passes of the UNet"),
         "run.guidance_scale": f"default of {name}; batch doubled",
         "run.image_size": f"from {directory}: sample_size of the UNet, enlarged by the decoder",
     }
@@ -124,8 +134,8 @@ def _image_size(directory: Path, unet: Part, decoder: Part) -> int:
     return sample_size * getattr(decoder, "grows", 1)
 
 
-def _schedule(path: Path, comments: dict[str, str]) -> tuple[Table, str]:
-    """The noise schedule of a scheduler, and the sampler that is nearest to it."""
+def _schedule(path: Path, steps: int, comments: dict[str, str]) -> tuple[Table, str, int]:
+    """The noise schedule of a scheduler, the sampler nearest to it, and the passes of the network that its steps take."""
     table = read_json(path)
     settings, name = Settings(table), table.get("_class_name")
     try:
@@ -142,6 +152,18 @@ def _schedule(path: Path, comments: dict[str, str]) -> tuple[Table, str]:
         raise ValueError(f"{path}: {error}") from None
     comments["schedule"] = f"from {path}"
     comments["run.sampler"] = f"from {path}: {name}"
-    if name not in SAMPLERS:
-        comments["run.sampler"] = f"chosen: {name} has no equal here; one pass of the UNet a step, as there"
-    return schedule, SAMPLERS.get(str(name), "ddim")
+    passes = steps
+    if name in SAMPLERS:
+        return schedule, SAMPLERS[name], passes
+    if name == "PNDMScheduler":  # the second step twice, or the first three by Runge-Kutta, of four passes each
+        passes = steps + (1 if settings.one_of("skip_prk_steps", False, True) else 9)
+    elif name in TWO_PASSES:
+        passes = 2 * steps - 1
+    elif name not in ONE_PASS:
+        raise ValueError(f"{path}: how many passes of the network {name} makes is not known here; {_known()}")
+    comments["run.sampler"] = f"chosen: {name} has no equal here; as many passes of the UNet as there"
+    return schedule, "ddim", passes
+
+
+def _known() -> str:
+    return f"known are {', '.join(sorted({*SAMPLERS, *ONE_PASS, *TWO_PASSES, 'PNDMScheduler'}))}"

@@ -79,6 +79,9 @@ def json_schema() -> Table:
     for model in KINDS.values():
         base = {"type": "string", "enum": names(), "description": "architecture to start from"}
         partial[model.__name__]["properties"]["base"] = base
+        replaced = "sections taken from this file alone, nothing of the base's in them"
+        replace = {"type": "array", "items": {"type": "string"}, "description": replaced}
+        partial[model.__name__]["properties"]["replace"] = replace
         partial[model.__name__]["required"] = ["base"]
         schema["anyOf"].append({"$ref": f"#/$defs/Partial{model.__name__}"})
     whole |= {f"Partial{name}": definition for name, definition in partial.items()}
@@ -116,18 +119,20 @@ def _resolve(name: str) -> tuple[Table, str]:
 
 
 def _on_base(table: Table, title: str) -> Table:
-    """`table` merged over the built-in architecture its `base` names.
+    """`table` merged over the built-in architecture its `base` names; sections that it says to `replace` are not merged.
 
     A built-in may have a base too, but that one is whole (a test holds it), so no chain is longer than two.
     """
-    base = table.pop("base", None)
+    base, replaced = table.pop("base", None), table.pop("replace", [])
+    if not isinstance(replaced, list) or any(key not in table for key in replaced):
+        raise ValueError(f"{title}: replace lists sections of this file that stand whole in place of the base's")
     if base is None:
         return table
     if not isinstance(base, str):
         raise ValueError(f"{title}: base must be the name of a built-in architecture, not {base!r}")
     parent = _on_base(_read_builtin(base.removesuffix("-config"), asked_by=title), base)
     resized = [key for key, value in table.items() if isinstance(value, dict) and "published" not in value]
-    table = _merge(parent, table)
+    table = _merge({key: value for key, value in parent.items() if key not in replaced}, table)
     for key in resized:  # another size is not what the authors counted
         table[key].pop("published", None)
     return table
@@ -165,7 +170,7 @@ def _read_file(path: Path) -> Table:
 def _lone_section(table: Mapping[str, Any]) -> str | None:
     """The one section of a table that holds a part and nothing else, as `minibench import` writes it."""
     kinds = {get_args(part.model_fields["kind"].annotation)[0] for part in _leaves(Part)}
-    match [key for key in table if key != "name"]:
+    match [key for key in table if key not in ("name", "replace")]:
         case [key] if isinstance(table[key], dict) and table[key].get("kind") in kinds:
             return key
     return None

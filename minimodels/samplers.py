@@ -108,6 +108,7 @@ class Sampler:
     timesteps: list[int]
     signal: list[float]
     signal_next: list[float]
+    clip: bool = False
 
     @classmethod
     def of(cls, schedule: Schedule, run: Denoising) -> Sampler:
@@ -122,7 +123,15 @@ class Sampler:
         visited = [signal[t] for t in timesteps]
         last = signal[0] if run.sampler == "ddim" else 1.0
         after = [last, *visited[:-1]]
-        return cls(run.sampler, schedule.prediction, run.dynamic_threshold, timesteps[::-1], visited[::-1], after[::-1])
+        return cls(
+            run.sampler,
+            schedule.prediction,
+            run.dynamic_threshold,
+            timesteps[::-1],
+            visited[::-1],
+            after[::-1],
+            run.clip,
+        )
 
     def start(self, noise: Tensor) -> Tensor:
         """The state before the first step, from normal noise of its shape."""
@@ -156,8 +165,8 @@ class Sampler:
             clean, noise = predicted, (x - keep * predicted) / spread
         else:
             clean, noise = (x - spread * predicted) / keep, predicted
-        if self.threshold is not None:
-            clean = dynamic_threshold(clean, self.threshold)
+        if self.clip or self.threshold is not None:
+            clean = clean.clamp(-1, 1) if self.threshold is None else dynamic_threshold(clean, self.threshold)
             noise = (x - keep * clean) / spread
         return clean, noise
 

@@ -148,11 +148,14 @@ class Stack(nn.Module):
         return x
 
     def _bias(self, n: int, pos: int, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the scores: relative positions, and -inf where the mask is false."""
+        """What is added to the scores: relative positions, and the lowest number where the mask is false."""
         bias = None if self.relative is None else self.relative(n, pos + n)
         if mask is None:
             return bias
-        hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
+        if mask.is_floating_point() or mask.is_complex():
+            raise ValueError(f"a mask is of booleans, or of 0 and 1, not {str(mask.dtype).removeprefix('torch.')}")
+        # Not -inf: where nothing may be attended to, all is, on every backend
+        hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, torch.finfo(dtype).min)
         hidden = rearrange(hidden, "b m -> b 1 1 m")
         return hidden.expand(-1, -1, n, -1) if bias is None else bias + hidden
 

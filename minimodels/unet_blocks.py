@@ -259,6 +259,8 @@ class TextAppendedAttention(nn.Module):
         self.role = "cross" if self.only_text else own_role(config)
         self.norm = nn.GroupNorm(config.norm_groups, channels, config.norm_eps)
         self.text_norm = nn.GroupNorm(groups, width, config.norm_eps) if groups and width else None
+        if attention.text_layer_norm and width:
+            self.text_norm = nn.LayerNorm(width)
         source = width if self.only_text and width else channels
         self.attention = Attention(channels, source, heads, self.role, bias="all")
         appended = None if self.only_text else width
@@ -287,6 +289,8 @@ class TextAppendedAttention(nn.Module):
     def _normed(self, text: Tensor) -> Tensor:
         if self.text_norm is None:
             return text
+        if isinstance(self.text_norm, nn.LayerNorm):
+            return self.text_norm(text)
         return rearrange(self.text_norm(rearrange(text, "b m d -> b d m")), "b d m -> b m d")
 
 

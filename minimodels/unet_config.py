@@ -37,6 +37,7 @@ class AppendedAttention(Strict):
     text_norm_groups: Width | None = Field(
         default=None, description="groups of a norm of the text (DeepFloyd IF); none: it is not normed"
     )
+    text_layer_norm: bool = Field(default=False, description="LayerNorm of the text (Imagen)")
 
 
 LevelAttention = Annotated[TransformerAttention | AppendedAttention, Field(discriminator="kind")]
@@ -175,6 +176,8 @@ class UNet(Part):
             if any(attention.kind == "transformer" or attention.only_text for attention in attends):
                 raise ValueError("attention of kind 'transformer', or only_text, needs a context_dim to attend to")
         for attention in attends:
+            if attention.kind == "appended" and attention.text_layer_norm and attention.text_norm_groups:
+                raise ValueError("attention has text_layer_norm or text_norm_groups, not both")
             if attention.kind == "appended" and attention.text_norm_groups and self.context_dim:
                 check_divides("context_dim", self.context_dim, "text_norm_groups", attention.text_norm_groups)
         if self.second_context_dim and any(attention.kind == "appended" for attention in attends):

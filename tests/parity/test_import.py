@@ -16,6 +16,7 @@ from minimodels.diffusion_config import LatentDiffusion
 from minimodels.loader import load, names, parse
 from minimodels.sim.profile import Profile
 from minimodels.toml_writer import dumps
+from minimodels.weights import from_pretrained
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -89,7 +90,7 @@ def test_a_stable_diffusion_pipeline_becomes_an_architecture_that_profiles(folde
     }  # fmt: skip
     assert (config.run.image_size, config.run.steps, config.run.guidance_scale, config.run.sampler) == (
         24,
-        50,
+        59,  # what PNDM's 50 steps take, Runge-Kutta first
         7.5,
         "ddim",
     )
@@ -139,11 +140,46 @@ def test_one_component_becomes_a_section_and_says_so(folder: Path, tmp_path: Pat
         printed = run("import", own)
         assert printed.exit_code == 0 and "# A section of an architecture, not a whole one" in printed.stdout
         table = tomllib.loads(printed.stdout)
-        assert list(table) == [section]
+        assert list(table) == ["replace", section] and table.pop("replace") == [section]
         parse(base | table, "with that section")
         written = run("import", own, "--out", tmp_path / "section.toml")
         assert f"the section [{section}] of an architecture" in written.stdout
         assert (tmp_path / "section.toml").read_text() == printed.stdout
+
+
+@pytest.mark.parametrize("base", ("sdxl", "stable-diffusion-1.5", "stable-diffusion-2.1"))
+def test_an_imported_section_has_nothing_of_the_base_it_stands_on(folder: Path, tmp_path: Path, base: str) -> None:
+    width = load(base).unet.context_dim  # type: ignore[union-attr]
+    unet(cross_attention_dim=width).save_pretrained(folder)
+    toml = tmp_path / "mine.toml"
+    assert run("import", folder, "--out", toml).exit_code == 0
+    lines = toml.read_text().splitlines()
+    first = next(index for index, line in enumerate(lines) if not line.startswith("#"))
+    toml.write_text("\n".join([*lines[:first], f'base = "{base}"', *lines[first:]]))
+    shown = json.loads(run("show", toml, "--json").stdout)
+    counted = {part["name"]: part["params"] for part in shown["parts"]}
+    assert counted["unet"] == sum(weight.numel() for weight in from_pretrained(folder).parameters())
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "passes"),
+    (
+        (diffusers.HeunDiscreteScheduler, 99),
+        (diffusers.PNDMScheduler, 59),
+        (diffusers.UniPCMultistepScheduler, 50),
+        (diffusers.DDIMScheduler, 50),
+    ),
+)
+def test_a_scheduler_takes_as_many_passes_as_in_diffusers(
+    folder: Path, tmp_path: Path, scheduler: Any, passes: int
+) -> None:
+    pipeline = stable_diffusion()
+    pipeline.register_modules(scheduler=scheduler())
+    pipeline.save_pretrained(folder)
+    assert run("import", folder, "--out", tmp_path / "my.toml").exit_code == 0
+    theirs = scheduler()
+    theirs.set_timesteps(50)
+    assert load(str(tmp_path / "my.toml")).run.steps == len(theirs.timesteps) == passes  # type: ignore[union-attr]
 
 
 def test_what_cannot_be_imported_is_one_message_and_leaves_no_file(folder: Path, tmp_path: Path) -> None:
