@@ -7,9 +7,12 @@ from typing import Any
 import torch
 
 from minimodels.kernels.operator import OPERATORS, Operator
-from tests.kernels.cases import group_norm, temporal_attention
+from tests.kernels.cases import draw_token, glu, group_norm, guided_step, rotary, temporal_attention, unmask_step
 
-MODULES = {module.OPERATOR: module for module in (group_norm, temporal_attention)}
+MODULES = {
+    module.OPERATOR: module
+    for module in (draw_token, glu, group_norm, guided_step, rotary, temporal_attention, unmask_step)
+}
 SMALL = [(name, case) for name, module in MODULES.items() for case in module.SMALL]
 LARGE = [(name, case) for name, module in MODULES.items() for case in module.LARGE]
 
