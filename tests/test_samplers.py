@@ -128,17 +128,6 @@ def test_guidance_goes_from_unconditional_through_conditional() -> None:
 
 @pytest.mark.parametrize("quantile", [0.5, 0.95, 0.997])
 @pytest.mark.parametrize("size", [0.2, 3.0])
-def test_clipped_pixels_stay_in_range_and_the_noise_follows() -> None:
-    schedule = Schedule(kind="cosine", timesteps=1000, prediction="noise")
-    run = Denoising(steps=4, guidance_scale=1.0, sampler="ddim", clip=True)
-    sampler = Sampler.of(schedule, run)
-    x, predicted = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    signal, following = sampler.signal[0], sampler.signal_next[0]
-    clean = ((x - (1 - signal) ** 0.5 * predicted) / signal**0.5).clamp(-1, 1)
-    noise = (x - signal**0.5 * clean) / (1 - signal) ** 0.5
-    torch.testing.assert_close(sampler.step(0, x, predicted), following**0.5 * clean + (1 - following) ** 0.5 * noise)
-
-
 def test_dynamic_threshold_is_a_clip_at_the_quantile_of_each_sample(quantile: float, size: float) -> None:
     x = size * draw_two(3, 3, 5, 7)[0] * torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)[:, None, None, None]
     found = dynamic_threshold(x, quantile)
@@ -197,3 +186,14 @@ def test_unmask_draws_by_the_probabilities() -> None:
     shares = torch.bincount(drawn.flatten(), minlength=3) / 40_000
     expected = torch.softmax(torch.tensor([0.0, 2.0, -2.0]), dim=0)
     assert (shares - expected).abs().max() < 4 * 0.5 * 40_000**-0.5, "4 deviations of a share"
+
+
+def test_clipped_pixels_stay_in_range_and_the_noise_follows() -> None:
+    schedule = Schedule(kind="cosine", timesteps=1000, prediction="noise")
+    run = Denoising(steps=4, guidance_scale=1.0, sampler="ddim", clip=True)
+    sampler = Sampler.of(schedule, run)
+    x, predicted = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    signal, following = sampler.signal[0], sampler.signal_next[0]
+    clean = ((x - (1 - signal) ** 0.5 * predicted) / signal**0.5).clamp(-1, 1)
+    noise = (x - signal**0.5 * clean) / (1 - signal) ** 0.5
+    torch.testing.assert_close(sampler.step(0, x, predicted), following**0.5 * clean + (1 - following) ** 0.5 * noise)
