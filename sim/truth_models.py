@@ -181,8 +181,9 @@ def _as_in_2023(call: AttentionCall | None, old: bool) -> AttentionCall | None:
 def _calls(name: str, overrides: tuple[str, ...], arch: str, dtype: str, batch: int) -> list[Call]:
     """The calls of the loop on a GPU of this architecture."""
     from minimodels import loader
-    from minimodels.run import DTYPES, Run, build
-    from minimodels.sim.simulate import walk_pipeline
+    from minimodels.run import Run
+    from minimodels.sim.job import of_config
+    from minimodels.sim.simulate import run_walk
     from minimodels.sim.trace import Walk
 
     try:
@@ -190,7 +191,8 @@ def _calls(name: str, overrides: tuple[str, ...], arch: str, dtype: str, batch: 
         run = Run.model_validate({"batch": batch, "dtype": dtype})
     except ValueError as error:
         raise Unpredicted(str(error)) from None
-    walk = Walk(build(config, "meta", DTYPES[dtype]))
-    walk_pipeline(walk, config, run, arch)
+    prepared = of_config(config, run).prepare("meta")
+    walk = Walk(prepared.parts)
+    run_walk(walk, prepared, run, arch, name)
     stage = "unet" if name == "imagen" else "denoise"
     return [call for call in walk.calls if call.stage == stage and call.steps]
