@@ -23,6 +23,7 @@ from minimodels.sim.validate import RATES, Row, fittable, parse, seconds_of
 STEPS = 160  # of the simplex
 STARTS = (0.0, -0.3, 0.3)  # of its first corner, in log space, relative to `TYPICAL`
 PULL = 0.01  # towards `TYPICAL`, per square of the logarithm: few rows do not decide every constant
+PULL_FLOOR = 0.1  # the same for the floor of attention, which tables of long sequences say little about
 MOST_BANDWIDTH = 0.93  # of the datasheet's: refresh and turning from reads to writes take the rest
 TYPICAL = {
     "memory_floor": 1.5e-6, "memory_bandwidth": 0.82, "softmax_bandwidth": 0.5, "norm_bandwidth": 0.8,
@@ -147,6 +148,7 @@ def _attention(name: str, among: list[str]) -> _Part:
 
 def _fit(part: _Part, rows: Sequence[tuple[Row, Kernel]], device: Device) -> Device:
     typical = np.log([TYPICAL[name] for name in part.names])
+    pulls = np.array([PULL_FLOOR if name == "floor" else PULL for name in part.names])
     most = np.array([math.log(_most(name)) for name in part.names])
 
     def with_values(point: Vector, digits: int = 12) -> Device:
@@ -156,7 +158,7 @@ def _fit(part: _Part, rows: Sequence[tuple[Row, Kernel]], device: Device) -> Dev
 
     def loss(point: Vector) -> float:
         logs = _logs(rows, with_values(point))
-        pull = PULL * float(np.sum((point - typical) ** 2)) + float(np.sum(np.maximum(0, point - most)))
+        pull = float(np.sum(pulls * (point - typical) ** 2)) + float(np.sum(np.maximum(0, point - most)))
         return float(np.mean(np.abs(logs))) + pull
 
     found = [minimise(loss, typical + shift, 0.25, STEPS) for shift in STARTS]

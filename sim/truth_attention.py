@@ -31,7 +31,7 @@ def attention_calls(shape: Shape, causal: bool, dtype: str, implementation: str,
     batch, _, kv_heads, queries, keys, head_dim = shape
     if "flash_attn" in implementation and causal and queries > 1:  # keys and values go to the paged cache
         moved = 2 * SIZES[dtype] * batch * kv_heads * keys * head_dim
-        calls.append(_call(Work("copy", 0, moved, moved), dtype))
+        calls.append(_call(Work("copy", 0, moved, moved), dtype, "warm"))
     if backward:
         calls.append(_fused(shape, causal, dtype, backend + "-backward"))
     return calls

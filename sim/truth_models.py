@@ -103,12 +103,12 @@ def _generation(row: Measured, device: str) -> float:
     tokens = lengths(row.settings)
     if len(tokens) != (1 if row.phase == "prefill" else 2):
         raise Unpredicted(f"cannot read lengths from {row.settings!r}")
-    if row.dtype not in PRECISIONS:
+    if row.dtype not in (*PRECISIONS, "fp8"):
         raise Unpredicted(f"dtype {row.dtype!r} is not predicted for whole models")
     if (row.unit in SCALE) != (row.phase == "prefill") or row.unit not in (*SCALE, "tok/s"):
         raise Unpredicted(f"unit {row.unit!r} is not predicted for {row.phase}")
     prompt, generated, batch = (*tokens, 1)[0], (*tokens, 1)[1], row.batch or 1
-    seconds = _stages(LLAMA[row.model], device, PRECISIONS[row.dtype], batch, prompt, generated)
+    seconds = _stages(LLAMA[row.model], device, PRECISIONS.get(row.dtype, "float8"), batch, prompt, generated)
     if row.phase == "prefill":
         return SCALE[row.unit] * seconds["prefill"]
     if row.phase == "prefill+decode":
@@ -119,20 +119,37 @@ def _generation(row: Measured, device: str) -> float:
 
 
 @cache
-def _stages(
-    name: str, device: str, dtype: Literal["bfloat16", "float16", "float32"], batch: int, prompt: int, generated: int
-) -> dict[str, float]:
+def _stages(name: str, device: str, dtype: str, batch: int, prompt: int, generated: int) -> dict[str, float]:
+    """Seconds of each stage; in float8 products and the KV cache are of low precision, the rest bfloat16."""
     from minimodels import loader
     from minimodels.run import Run
-    from minimodels.sim import views
-    from minimodels.sim.simulate import simulate
+    from minimodels.sim.cost import predict
+    from minimodels.sim.simulate import walk_config
 
+    file = devices.load(device)
+    if dtype not in file.datasheet.flops:
+        raise Unpredicted(f"{device} has no rate for {dtype}")
+    low = dtype == "float8"
+    options = {"device": device, "dtype": "bfloat16" if low else dtype, "batch": batch, "mode": "compiled"}
     try:
         config = loader.load(name, [f"run.prompt_len={prompt}", f"run.gen_len={generated}"])
-        profile = simulate(config, Run(device=device, dtype=dtype, batch=batch, mode="compiled"))
+        calls = walk_config(config, Run.model_validate(options), file).calls
     except ValueError as error:
         raise Unpredicted(str(error)) from None
-    return {stage: part.seconds or 0.0 for stage, part in views.by_stage(profile).items()}
+    calls = [_low(call) for call in calls] if low else calls
+    seconds: dict[str, float] = {}
+    for call, timing in zip(calls, predict(calls, file, "compiled"), strict=True):
+        spent = call.weight * (timing.device_seconds + timing.gap_seconds)
+        seconds[call.stage] = seconds.get(call.stage, 0.0) + spent
+    return seconds
+
+
+def _low(call: Call) -> Call:
+    """The call with operands of one byte: products, and keys and values of attention."""
+    if call.work.kernel not in ("gemm", "attention"):
+        return call
+    work = replace(call.work, bytes_read=call.work.bytes_read // 2)
+    return replace(call, work=work, dtype="float8" if work.kernel == "gemm" else call.dtype)
 
 
 def _denoising(row: Measured, device: str) -> float:

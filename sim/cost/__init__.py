@@ -88,7 +88,7 @@ def _cost(work: Work, dtype: str, call: AttentionCall | None, l2: L2State, devic
         case "norm" | "softmax":
             return norm.price(work, dtype, device)
         case _:
-            return bandwidth.price(work, device)
+            return bandwidth.price(work, device, l2)
 
 
 def _math_cost(work: Work, dtype: str, device: Device) -> Cost:

@@ -18,11 +18,12 @@ from typing import NamedTuple
 from minimodels.kernels.scope import AttentionCall
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import Cost, kept, origin, rate, rounded_max
+from minimodels.sim.cost.base import Cost, origin, rate, rounded_max, streamed
 from minimodels.sim.device import AttentionKernel, Device
 
 HIDDEN = 0.5  # of what the last wave leaves idle
 SINGLE = 0.3  # of a prologue, for a tile that has one tile of keys
+FEW = 16  # rows of the smallest product of tensor cores: up to here a kernel for decoding runs
 SPLITS = (1, 2, 4, 8, 16, 32, 64)
 SPLIT_SECONDS = 3.5e-6  # the kernel that adds up the parts
 REPLAYED = 0.8  # of the L2 cache is left of a kernel's bytes when it runs again on the same data
@@ -67,8 +68,8 @@ def price(work: Work, dtype: str, call: AttentionCall | None, device: Device, l2
     backend = call.backend if call is not None and call.backend in KERNELS else "flash"
     kernel = constants_of(backend, device)
     moved = work.bytes_read + work.bytes_written
-    missed = moved * (1 - kept(moved, REPLAYED, device, l2))
-    memory = missed / rate(device.constants.memory_bandwidth, device)
+    missed = streamed(moved, REPLAYED, device, l2)
+    memory = missed / rate(device.constants.gemm_bandwidth, device)
     peak = device.peak_flops(dtype)
     if call is None:
         computed = (work.flops or 0) / (kernel.efficiency * peak)
@@ -114,6 +115,8 @@ def _split(
     heads, queries = call.heads, call.query_length
     if queries == 1:  # the queries of the heads that share a key are rows of one tile
         heads, queries = call.kv_heads, call.heads // call.kv_heads
+    if queries <= FEW:
+        rows = FEW
     blocks = call.batch * heads * ceil(queries / rows) * split
     unit_peak = kernel.efficiency * peak / sheet.compute_units
     product, exponential = 4 * tiling.products * head_dim * rows / unit_peak, rows / (sheet.exps * sheet.clock)

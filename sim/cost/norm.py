@@ -30,7 +30,8 @@ def price(work: Work, dtype: str, device: Device) -> Cost:
     share = constants.softmax_bandwidth if family == "softmax" else constants.norm_bandwidth
     moved = work.bytes_read + work.bytes_written
     copied = moved * (work.launches - 1) / work.launches if work.launches > 1 else 0.0  # an input that lies otherwise
-    moving = (moved - copied) / rate(share, device) + ONE_BY_ONE * copied / rate(constants.memory_bandwidth, device)
+    copying = min(share, constants.memory_bandwidth / ONE_BY_ONE)
+    moving = (moved - copied) / rate(share, device) + copied / rate(copying, device)
     floors = work.launches * constants.memory_floor
     seconds = moving + floors
     if not seconds:  # what a chain of others does on the way

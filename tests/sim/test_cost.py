@@ -318,9 +318,9 @@ def test_a_hundred_thousand_calls_take_about_a_second() -> None:
     layer = [call(product(1, 77 + i, 55)) for i in range(40)] + [call(pointwise(99 + i), reads=(1,)) for i in range(60)]
     calls = [replace(c) for _ in range(1000) for c in layer]
     for mode in MODES:
-        start = time.perf_counter()
+        start = time.process_time()
         predict(calls, A100, mode)
-        assert time.perf_counter() - start < 3  # measured 0.4 to 0.9 s; CI machines are slower and shared
+        assert time.process_time() - start < 3  # measured 0.4 to 1.0 s; processor time, since machines are shared
 
 
 # Rows of the GEMM tables, all kept out of the fits: bf16, seconds of one kernel that runs again and again.

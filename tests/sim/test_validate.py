@@ -25,11 +25,41 @@ def error(row: Row) -> float:
 
 
 # Median and p90 of the rows that nothing was fitted to, by family and GPU: what was measured, and a little more.
+A100, H100, DIFFUSERS = "NVIDIA A100-80GB-SXM", "NVIDIA H100-80GB-SXM", "NVIDIA A100 (40 or 80 GB not stated)"
 BARS = {
-    ("gemm", "NVIDIA A100-80GB-SXM"): (0.08, 0.16),
-    ("gemm", "NVIDIA H100-80GB-SXM"): (0.08, 0.23),
+    ("gemm", A100): (0.08, 0.16),
+    ("gemm", H100): (0.08, 0.23),
     ("gemm", "NVIDIA H200-SXM"): (0.07, 0.29),
     ("gemm", "NVIDIA L40S"): (0.12, 0.46),
+    ("attention fwd", H100): (0.08, 0.27),
+    ("attention fwd (bidirectional)", H100): (0.06, 0.17),
+    ("attention fwd (bidirectional)", "NVIDIA L40S"): (0.08, 0.17),
+    ("attention prefill (causal)", A100): (0.05, 0.17),
+    ("attention prefill (causal)", H100): (0.07, 0.25),
+    ("attention prefill (causal)", "NVIDIA L40S"): (0.14, 0.46),
+    ("attention fwd+bwd", A100): (0.18, 0.30),
+    ("attention fwd+bwd", H100): (0.15, 0.31),
+    # under 20 rows each, so too few to judge by themselves; they still must not slip
+    ("attention decode", A100): (0.16, 0.41),
+    ("attention decode", H100): (0.14, 0.35),
+    ("attention decode", "NVIDIA L40S"): (0.14, 0.22),
+    ("conv2d fwd", "NVIDIA V100 (DeepBench)"): (0.22, 0.38),
+    ("conv2d bwd-data", "NVIDIA V100 (DeepBench)"): (0.08, 0.62),
+    ("softmax", A100): (0.12, 0.17),
+    ("layernorm", A100): (0.03, 0.30),
+    ("gelu", A100): (0.03, 0.04),
+    ("elementwise", A100): (0.11, 0.35),
+    ("LLaMA prefill+decode", "NVIDIA A100-80GB"): (0.08, 0.11),
+    ("denoise stable-diffusion-1.5 compiled", DIFFUSERS): (0.10, 0.14),
+    ("denoise stable-diffusion-1.5 compiled", "NVIDIA RTX 3090"): (0.11, 0.13),
+    ("denoise stable-diffusion-1.5 compiled", "NVIDIA V100"): (0.17, 0.28),
+    ("denoise stable-diffusion-1.5 compiled", "NVIDIA T4"): (0.20, 0.24),
+    ("denoise stable-diffusion-1.5 eager", DIFFUSERS): (0.07, 0.25),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 3090"): (0.11, 0.13),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA V100"): (0.18, 0.21),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA T4"): (0.21, 0.24),
+    ("denoise sdxl eager", DIFFUSERS): (0.07, 0.12),
+    ("denoise deepfloyd-if compiled", "NVIDIA RTX 3090"): (0.07, 0.12),
 }
 
 
@@ -37,7 +67,6 @@ BARS = {
 def test_accuracy_does_not_slip(rows: dict[str, Row], family: str, gpu: str) -> None:
     (group,) = (group for group in groups(rows.values()) if (group.family, group.gpu) == (family, gpu))
     median, p90 = BARS[family, gpu]
-    assert group.judged
     assert group.median <= median
     assert group.p90 <= p90
 
@@ -120,7 +149,7 @@ def table(*changes: dict[str, str]) -> str:
     ("change", "said"),
     [
         ({"gpu": "GTX 1080 Ti"}, "no device stands for 'GTX 1080 Ti'"),
-        ({"dtype": "fp8"}, "dtype 'fp8'"),
+        ({"dtype": "int4"}, "dtype 'int4'"),
         ({"model": "gpt-j-6b"}, "'prefill' is not predicted"),
         ({"unit": "tok/s"}, "unit 'tok/s' is not predicted for prefill"),
         ({"shape_or_settings": "input many tokens"}, "cannot read lengths"),
