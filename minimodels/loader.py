@@ -68,6 +68,15 @@ def parse(table: Mapping[str, Any], title: str) -> Config:
         raise ValueError(_explain(error, table, KINDS[kind], title)) from None
 
 
+def parse_on_base(table: Table, title: str) -> Config:
+    """As `parse`, of a table that may name a `base`.
+
+    Raises:
+        ValueError: as `parse`, or there is no such base.
+    """
+    return parse(_on_base(table, title) | {"name": "imported"}, title)
+
+
 def json_schema() -> Table:
     """JSON Schema of a config file, for editors: everything is required, or nothing where there is a base."""
     schema = TypeAdapter(Config).json_schema()
@@ -77,7 +86,8 @@ def json_schema() -> Table:
         del whole[model.__name__]["properties"]["name"]
     partial: Table = {name: _relaxed(definition) for name, definition in json.loads(json.dumps(whole)).items()}
     for model in KINDS.values():
-        base = {"type": "string", "enum": names(), "description": "architecture to start from"}
+        what = "architecture to start from; sections that give their kind take nothing of it"
+        base = {"type": "string", "enum": names(), "description": what}
         partial[model.__name__]["properties"]["base"] = base
         partial[model.__name__]["required"] = ["base"]
         schema["anyOf"].append({"$ref": f"#/$defs/Partial{model.__name__}"})
@@ -118,6 +128,8 @@ def _resolve(name: str) -> tuple[Table, str]:
 def _on_base(table: Table, title: str) -> Table:
     """`table` merged over the built-in architecture its `base` names.
 
+    A section that gives its `kind` is taken whole: of the base's, nothing remains in it. Any other says what differs.
+
     A built-in may have a base too, but that one is whole (a test holds it), so no chain is longer than two.
     """
     base = table.pop("base", None)
@@ -127,7 +139,8 @@ def _on_base(table: Table, title: str) -> Table:
         raise ValueError(f"{title}: base must be the name of a built-in architecture, not {base!r}")
     parent = _on_base(_read_builtin(base.removesuffix("-config"), asked_by=title), base)
     resized = [key for key, value in table.items() if isinstance(value, dict) and "published" not in value]
-    table = _merge(parent, table)
+    whole = {key for key, value in table.items() if isinstance(value, dict) and "kind" in value}
+    table = _merge({key: value for key, value in parent.items() if key not in whole}, table)
     for key in resized:  # another size is not what the authors counted
         table[key].pop("published", None)
     return table
@@ -163,9 +176,9 @@ def _read_file(path: Path) -> Table:
 
 
 def _lone_section(table: Mapping[str, Any]) -> str | None:
-    """The one section of a table that holds a part and nothing else, as `minibench import` writes it."""
+    """The one section of a table that holds a part and, but for titles, nothing else, as `minibench import` writes it."""
     kinds = {get_args(part.model_fields["kind"].annotation)[0] for part in _leaves(Part)}
-    match [key for key in table if key != "name"]:
+    match [key for key in table if key not in ("name", "title", "paper")]:
         case [key] if isinstance(table[key], dict) and table[key].get("kind") in kinds:
             return key
     return None

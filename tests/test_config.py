@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from minimodels.config import Architecture, LanguageModel, Learned, Relative, Rotary
+from minimodels.diffusion_config import LatentDiffusion
 from minimodels.loader import load, names
 from tests.config_files import error_of, image_model, language_model, text_of, written
 
@@ -84,6 +85,18 @@ def test_another_kind_replaces_the_section(tmp_path: Path) -> None:
 def test_the_same_kind_keeps_the_rest_of_the_section(tmp_path: Path) -> None:
     path = written(tmp_path, 'base = "llama-tiny"\n[language_model.decoder.position]\nkind = "rotary"\n')
     assert language_model(path).language_model.decoder.position == Rotary(kind="rotary", theta=10000.0)
+
+
+def test_a_section_that_gives_its_kind_takes_nothing_of_the_base(tmp_path: Path) -> None:
+    """As one that was imported: what is optional and not in it is not there."""
+    unet = text_of("stable-diffusion-1.5").partition("[unet]")[2].partition("[decoder]")[0].replace("768", "2048")
+    config, base = load(written(tmp_path, f'base = "sdxl"\n[unet]{unet}')), load("sdxl")
+    assert isinstance(config, LatentDiffusion) and isinstance(base, LatentDiffusion)
+    assert config.unet.vector is None and base.unet.vector is not None
+    assert config.decoder == base.decoder and config.schedule == base.schedule
+    path = written(tmp_path, 'base = "sdxl"\n[unet]\nkind = "unet"\nin_channels = 4\n')
+    with pytest.raises(ValueError, match=r"unet\.out_channels is missing"):
+        load(path)
 
 
 def test_a_base_leaves_its_own_file_alone(tmp_path: Path) -> None:
