@@ -53,6 +53,12 @@ def read(directory: Path) -> tuple[Peer, Part]:
         raise ValueError(f"{directory} is not a directory")
     if not path.is_file() and (directory / "model_index.json").is_file():
         raise ValueError(f"{directory} is a whole pipeline: name one of its components, such as {directory / 'unet'}")
+    if not path.is_file():
+        held = sorted(file.name for file in directory.iterdir())
+        raise ValueError(
+            f"{directory} is no model: it has no config.json, only {_some(held) or 'nothing'}; name a directory of a "
+            f"network, such as a pipeline's unet"
+        )
     table = read_json(path)
     architectures, known = table.get("architectures"), peers()
     name = table.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else None)
@@ -125,6 +131,13 @@ def _stored(directory: Path, device: str) -> State:
         except (OSError, SafetensorError) as error:
             raise ValueError(f"cannot read {str(path)!r}: {error}") from None
     return state
+
+
+def pickles(directory: Path) -> list[str]:
+    """The pickles among the files of a directory that has weights in no other form."""
+    names = sorted(file.name for file in directory.iterdir())
+    safe = any(name.endswith(".safetensors") for name in names)
+    return [] if safe else [name for name in names if name.endswith(PICKLES)]
 
 
 def _files(directory: Path) -> list[Path]:
