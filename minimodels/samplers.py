@@ -6,7 +6,9 @@ Nothing here reads a tensor's value, so that all of it walks on `meta` and runs 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from operator import mul
 
@@ -104,7 +106,7 @@ class Sampler:
 
     kind: str
     prediction: str
-    threshold: float | None
+    threshold: Callable[[Tensor], Tensor] | None  # of the predicted image
     timesteps: list[int]
     signal: list[float]
     signal_next: list[float]
@@ -122,7 +124,7 @@ class Sampler:
         visited = [signal[t] for t in timesteps]
         last = signal[0] if run.sampler == "ddim" else 1.0
         after = [last, *visited[:-1]]
-        return cls(run.sampler, schedule.prediction, run.dynamic_threshold, timesteps[::-1], visited[::-1], after[::-1])
+        return cls(run.sampler, schedule.prediction, threshold_of(run), timesteps[::-1], visited[::-1], after[::-1])
 
     def start(self, noise: Tensor) -> Tensor:
         """The state before the first step, from normal noise of its shape."""
@@ -157,9 +159,25 @@ class Sampler:
         else:
             clean, noise = (x - spread * predicted) / keep, predicted
         if self.threshold is not None:
-            clean = dynamic_threshold(clean, self.threshold)
-            noise = (x - keep * clean) / spread
+            clean = self.threshold(clean)
+            if self.kind != "ddpm":  # which goes by the image alone
+                noise = (x - keep * clean) / spread
         return clean, noise
+
+
+def threshold_of(run: Denoising) -> Callable[[Tensor], Tensor] | None:
+    """What a loop does to the image predicted at every step, where it does anything."""
+    if run.static_threshold is not None:
+        return partial(static_threshold, limit=run.static_threshold)
+    return None if run.dynamic_threshold is None else partial(dynamic_threshold, quantile=run.dynamic_threshold)
+
+
+def static_threshold(x: Tensor, limit: float) -> Tensor:
+    """x clipped to [-limit, limit]: what pixels cannot be, they are not predicted to be.
+
+    Source: Dhariwal and Nichol 2021 (ADM), official code: `clip_denoised`.
+    """
+    return x.clamp(-limit, limit)
 
 
 def dynamic_threshold(x: Tensor, quantile: float) -> Tensor:
