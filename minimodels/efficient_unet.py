@@ -2,9 +2,9 @@
 
 Down: a strided convolution, residual blocks, then attention where the block has it. Up: the blocks backwards, every
 residual block with the skip of its partner on the way down, attention, then twice the side and a convolution. Skips
-are scaled by 1/sqrt(2).
+are scaled by 1/sqrt(2). The text is normed in each attention to it.
 
-Source: Saharia et al. 2022 (Imagen), arXiv 2205.11487, appendices B.1, F.2 and F.3, figures A.27 to A.30. That a skip
+Source: Saharia et al. 2022 (Imagen), arXiv 2205.11487, section 2.4, appendices B.1, F.2 and F.3, figures A.27 to A.30. That a skip
 enters every residual block, and not the first of each UBlock alone, is inferred from the parameter count.
 """
 
@@ -44,6 +44,7 @@ class BlockAttention(nn.Module):
         self.self_norm = nn.LayerNorm(dim) if block.self_attention else None
         self.self_attention = Attention(dim, dim, heads, "self") if block.self_attention else None
         self.cross_norm = nn.LayerNorm(dim) if block.cross_attention else None
+        self.text_norm = nn.LayerNorm(config.context_dim) if block.cross_attention else None
         self.cross_attention = Attention(dim, config.context_dim, heads, "cross") if block.cross_attention else None
         self.ff_norm = nn.LayerNorm(dim)
         self.up, self.down = nn.Linear(dim, inner), nn.Linear(inner, dim)
@@ -53,8 +54,10 @@ class BlockAttention(nn.Module):
         x = rearrange(x, "b c h w -> b (h w) c").contiguous()
         if self.self_attention is not None and self.self_norm is not None:
             x = x + self.self_attention(self.self_norm(x))
-        if self.cross_attention is not None and self.cross_norm is not None:
-            x = x + self.cross_attention(self.cross_norm(x), self.cross_attention.project(context))
+        if self.cross_attention is not None and self.cross_norm is not None and self.text_norm is not None:
+            with scope("attention", "cross"):
+                text = self.text_norm(context)
+            x = x + self.cross_attention(self.cross_norm(x), self.cross_attention.project(text))
         with scope("feed_forward"):
             x = x + self.down(ACTIVATIONS["gelu"](self.up(self.ff_norm(x))))
         return rearrange(x, "b (h w) c -> b c h w", h=height, w=width).contiguous()
@@ -65,7 +68,10 @@ class Level(nn.Module):
 
     def __init__(self, config: EfficientUNetConfig, block: Block, inputs: list[int]) -> None:
         super().__init__()
-        settings = ResSettings(config.norm_groups, config.norm_eps, ACTIVATION, config.time_dim, True, True)
+        settings = ResSettings(
+            groups=config.norm_groups, eps=config.norm_eps, activation=ACTIVATION, time_dim=config.time_dim,
+            scale_shift=True, project=True,
+        )  # fmt: skip
         self.res_blocks = nn.ModuleList(ResBlock(settings, channels, block.channels) for channels in inputs)
         attends = block.self_attention or block.cross_attention
         self.attention = BlockAttention(config, block) if attends else None
