@@ -111,7 +111,8 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, *, cache: Cache | None = None, pos: int = 0, mask: Tensor | None = None) -> Tensor:
         """x: (b, n, d), whose first row is position `pos` -> (b, n, d).
 
-        mask: (b, n), true where a token may be attended to; all may where it is None.
+        mask: (b, n), true or 1 where a token may be attended to; all may where it is None. A query that it leaves
+        with nothing attends to all that it could without it.
         """
         return self.norm(self.last_two(x, cache=cache, pos=pos, mask=mask)[1])
 
@@ -119,6 +120,8 @@ class Stack(nn.Module):
         self, x: Tensor, *, cache: Cache | None = None, pos: int = 0, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """What the last layer is given, and what it returns, both before the final norm."""
+        if mask is not None and mask.shape != x.shape[:2]:
+            raise ValueError(f"mask is {tuple(mask.shape)}, the text {tuple(x.shape[:2])}")
         x, bias, given = self._placed(x, pos), self._bias(x.shape[1], pos, mask, x.dtype), x
         for index, layer in enumerate(self.layers):
             given = x
@@ -152,8 +155,9 @@ class Stack(nn.Module):
         bias = None if self.relative is None else self.relative(n, pos + n)
         if mask is None:
             return bias
-        hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
-        hidden = rearrange(hidden, "b m -> b 1 1 m")
+        seen = _seen(mask, self.causal)
+        hidden = torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill(~seen, float("-inf"))
+        hidden = rearrange(hidden, "b n m -> b 1 n m")
         return hidden.expand(-1, -1, n, -1) if bias is None else bias + hidden
 
     def project_context(self, context: Tensor) -> tuple[KV, ...]:
@@ -169,6 +173,19 @@ class Stack(nn.Module):
             return tuple(KV(like.new_zeros(shape), like.new_zeros(shape)) for _ in self.layers)
 
 
+def _seen(mask: Tensor, causal: bool) -> Tensor:
+    """The keys that a mask (b, m) leaves to each query, (b, n, m); n is 1 where it is the same for all.
+
+    A row without any would be NaN in a softmax, or zero, by the kernel: its query sees all instead, as in transformers.
+    """
+    if mask.is_floating_point() or mask.is_complex():
+        raise ValueError(f"mask must be of booleans or integers, 0 and 1, not {str(mask.dtype).removeprefix('torch.')}")
+    mask = mask != 0
+    if not causal:
+        return rearrange(mask | ~mask.any(dim=1, keepdim=True), "b m -> b 1 m")
+    return rearrange(mask, "b m -> b 1 m") | rearrange(mask.cumsum(dim=1) == 0, "b n -> b n 1")
+
+
 class Encoder(nn.Module):
     """Token embedding and a stack, bidirectional unless `causal`: tokens (b, n) -> features (b, n, d)."""
 
@@ -178,7 +195,7 @@ class Encoder(nn.Module):
         self.stack = Stack(config, length, causal=causal)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """mask: (b, n), true where there is text; all is text where it is None."""
+        """mask: (b, n), true or 1 where there is text; all is text where it is None."""
         return self.stack(self.embedding(tokens), mask=mask)
 
 
@@ -195,7 +212,7 @@ class TextEncoder(Encoder):
         self.project = nn.Linear(config.stack.dim, width, bias=False) if width else None
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Features (b, n, d) of tokens (b, n); mask: (b, n), true where there is text."""
+        """Features (b, n, d) of tokens (b, n); mask: (b, n), true or 1 where there is text."""
         before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
         return before if self.penultimate else self.stack.norm(last)
 

@@ -157,7 +157,7 @@ def test_a_static_threshold_is_one_operator_a_step() -> None:
 
 @pytest.mark.parametrize("name", [name for name in names() if load(name).kind.startswith("cascaded")])
 def test_every_loop_of_a_cascade_clips_what_it_predicts(name: str) -> None:
-    """Pixels and CLIP embeddings; latents are clipped by none of the released pipelines."""
+    """Pixels and CLIP embeddings; latents have no range to be clipped to."""
     loops = [loop for _, loop in load(name).run if isinstance(loop, Denoising)]
     assert len(loops) >= 3
     for loop in loops:
