@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minimodels.blocks import ACTIVATIONS, Attention, Heads
+from minimodels.checks import check_features, check_picture, check_told
 from minimodels.kernels.scope import scope
 from minimodels.unet_blocks import (
     Downsample,
@@ -25,6 +26,7 @@ from minimodels.unet_blocks import (
     ResSettings,
     TextPooling,
     Upsample,
+    per_sample,
     timestep_features,
 )
 from minimodels.unet_config import Block
@@ -82,10 +84,11 @@ class Level(nn.Module):
 
 
 class EfficientUNet(nn.Module):
-    """Noisy and enlarged pixels x (b, 6, h, w), timestep (b,), text (b, m, text_dim) -> (b, out_channels, h, w)."""
+    """Noisy and enlarged pixels x (b, 6, h, w), timestep t (b,), context (b, m, text_dim) -> (b, out_channels, h, w)."""
 
     def __init__(self, config: EfficientUNetConfig) -> None:
         super().__init__()
+        self.config = config
         stem, width, levels = config.stem_channels, config.time_dim, config.levels
         self.stem = stem
         self.time, self.noise_level = (Embedding(stem, width, ACTIVATION) for _ in range(2))
@@ -104,13 +107,23 @@ class EfficientUNet(nn.Module):
         self.norm = nn.GroupNorm(config.norm_groups, stem, config.norm_eps)
         self.leave = nn.Conv2d(stem, config.out_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, *, noise_level: Tensor) -> Tensor:
-        """noise_level: (b,), the noise added to the low-resolution image."""
+    def forward(
+        self, x: Tensor, t: Tensor | float, context: Tensor | None = None, *, noise_level: Tensor | float | None = None
+    ) -> Tensor:
+        """noise_level: a number or (b,), the noise added to the low-resolution image.
+
+        Raises:
+            ValueError: something is missing or of another width.
+        """
+        check_picture("x", x, self.config.in_channels, self.config.shrinks)
+        check_features("context", context, self.config.text_dim)
+        check_told("noise_level", noise_level, 0)
+        assert context is not None and noise_level is not None, "checked"
         act = ACTIVATIONS[ACTIVATION]
-        t = self.time(timestep_features(timestep, self.stem).to(x.dtype))
-        t = t + self.noise_level(timestep_features(noise_level, self.stem).to(x.dtype))
+        embedded = self.time(timestep_features(per_sample(t, x), self.stem).to(x.dtype))
+        embedded = embedded + self.noise_level(timestep_features(per_sample(noise_level, x), self.stem).to(x.dtype))
         text = self.text(context)
-        t, context = act(t + self.pooling(text if self.projected else context)), text
+        t, context = act(embedded + self.pooling(text if self.projected else context)), text
         x, skips = self.enter(x), []
         for shrink, level in zip(self.shrink, self.down, strict=True):
             x = shrink(x)

@@ -8,7 +8,7 @@ Shapes: tokens (b, n) of integers; features (b, n, d); logits (b, n, vocabulary)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -29,6 +29,7 @@ from minimodels.blocks import (
     RotaryTable,
     make_norm,
 )
+from minimodels.checks import check_features, check_fits
 from minimodels.config import DecoderOnly, EncoderDecoder, Learned, LearnedAxes, Relative, Rotary
 from minimodels.config import Stack as StackConfig
 from minimodels.config import TextEncoder as TextEncoderConfig
@@ -122,6 +123,8 @@ class Stack(nn.Module):
         """What the last layer is given, and what it returns, both before the final norm."""
         if mask is not None and mask.shape != x.shape[:2]:
             raise ValueError(f"mask is {tuple(mask.shape)}, the text {tuple(x.shape[:2])}")
+        if cache is not None and cache.layers:
+            check_fits("tokens", pos + x.shape[1], cache.layers[0].keys.shape[2], "that the cache has room for")
         x, bias, given = self._placed(x, pos), self._bias(x.shape[1], pos, mask, x.dtype), x
         for index, layer in enumerate(self.layers):
             given = x
@@ -140,12 +143,15 @@ class Stack(nn.Module):
         """x with the vectors of its positions added, where they are trained."""
         n = x.shape[1]
         if self.positions is not None:
-            if self.role == "temporal":
+            over_frames, room = self.role == "temporal", len(self.positions.weight)
+            n = n if over_frames else x.shape[-2]
+            check_fits("frames" if over_frames else "tokens", pos + n, room, "that have positions")
+            if over_frames:
                 return x + self.positions.weight[:n, None]
-            n = x.shape[-2]
             return x + self.positions.weight[pos : pos + n]
         if self.axes is not None:
             first, *rest = (len(axis.weight) for axis in self.axes.axes)  # type: ignore[arg-type]
+            check_fits("tokens", n, first * prod(rest), "that have positions")
             first = n // prod(rest) if rest else first  # a video may have fewer frames than positions
             return x + self.axes((first, *rest))
         return x
@@ -162,7 +168,8 @@ class Stack(nn.Module):
 
     def project_context(self, context: Tensor) -> tuple[KV, ...]:
         """Keys and values of every cross-attention for context (b, m, context_dim), computed once."""
-        layers = cast("Iterable[Layer]", self.layers)
+        layers = cast("Sequence[Layer]", self.layers)
+        check_features("context", context, layers[0].cross_attention.to_k.in_features)
         return tuple(layer.cross_attention.project(context) for layer in layers)
 
     def empty_cache(self, batch: int, capacity: int) -> tuple[KV, ...]:
@@ -217,8 +224,13 @@ class TextEncoder(Encoder):
         return before if self.penultimate else self.stack.norm(last)
 
     def pooled(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Features (b, n, d), and the vector (b, projection) that stands for the text."""
-        assert self.project is not None, "this encoder has no projection"
+        """Features (b, n, d), and the vector (b, projection) that stands for the text.
+
+        Raises:
+            ValueError: this encoder has no projection.
+        """
+        if self.project is None:
+            raise ValueError("this text encoder has no projection (in transformers CLIPTextModelWithProjection has)")
         before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
         normed = self.stack.norm(last)
         ends = tokens if self.end is None else (tokens == self.end).int()
@@ -251,6 +263,11 @@ class Decoder(nn.Module):
         self.stack = Stack(config, length, causal=True, context_dim=context_dim)
         self.head = None if tied else nn.Linear(config.dim, vocab, bias=False)
 
+    def empty_cache(self, batch: int, length: int, context: Tensor | None = None) -> Cache:
+        """Room for keys and values of `length` tokens, beside those of the context (b, m, context_dim) it attends to."""
+        layers = self.stack.empty_cache(batch, length)
+        return Cache(layers, () if context is None else self.stack.project_context(context))
+
     def hidden(self, tokens: Tensor, cache: Cache | None = None, pos: int = 0) -> Tensor:
         """Features (b, n, d) before the output head."""
         return self.stack(self.embedding(tokens), cache=cache, pos=pos)
@@ -262,6 +279,11 @@ class Decoder(nn.Module):
         return self.head(x)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None, pos: int = 0) -> Tensor:
+        """cache: of `empty_cache`, with the keys and values of the positions before `pos`; those of tokens are added.
+
+        Raises:
+            ValueError: more tokens than have positions, or than the cache has room for.
+        """
         return self.logits(self.hidden(tokens, cache, pos))
 
 

@@ -41,6 +41,14 @@ def timestep_features(timestep: Tensor, dim: int) -> Tensor:
     return torch.cat([torch.cos(angle), torch.sin(angle)], dim=-1)
 
 
+def per_sample(number: Tensor | float, x: Tensor) -> Tensor:
+    """A number, or one for each sample of x (b, ...), as (b,)."""
+    number = torch.as_tensor(number, device=x.device)
+    if number.shape not in ((), (1,), (len(x),)):
+        raise ValueError(f"one number for each of {len(x)} samples, or one for all, not {tuple(number.shape)}")
+    return number.expand(len(x))
+
+
 class Embedding(nn.Sequential):
     """Linear, activation, linear: features (b, dim) -> (b, time_dim)."""
 
