@@ -20,6 +20,7 @@ from minimodels.config import Part
 from minimodels.kinds import KINDS, Config
 
 Table = dict[str, Any]
+SIZELESS = frozenset({"run", "schedule", "schedules", "published"})  # sections that are no part
 MAX_FILE = 1 << 20  # bytes: a config is a page of text
 
 
@@ -140,6 +141,8 @@ def _on_base(table: Table, title: str) -> Table:
     parent = _on_base(_read_builtin(base.removesuffix("-config"), asked_by=title), base)
     resized = [key for key, value in table.items() if isinstance(value, dict) and "published" not in value]
     whole = {key for key, value in table.items() if isinstance(value, dict) and "kind" in value}
+    if "published" not in table and not SIZELESS.issuperset(key for key in table if isinstance(table[key], dict)):
+        parent.pop("published", None)
     table = _merge({key: value for key, value in parent.items() if key not in whole}, table)
     for key in resized:  # another size is not what the authors counted
         table[key].pop("published", None)
@@ -234,6 +237,8 @@ def _override(table: Table, text: str, title: str) -> None:
             # Another size is not what the authors counted
             if depth and keys[1] != "published" and _is_part(table[keys[0]]):
                 del table[keys[0]]["published"]
+            if depth and keys[0] not in SIZELESS:
+                table.pop("published", None)
         else:
             node = node[position]
             walked.append(position)

@@ -122,6 +122,17 @@ def test_a_part_may_bring_its_own_published_size(tmp_path: Path) -> None:
     assert published is not None and (published.params, published.source) == (5, "mine")
 
 
+def test_a_published_total_goes_with_the_first_part_that_changes(tmp_path: Path) -> None:
+    assert load("make-a-video").published is not None and load("make-a-video-tiny").published is None
+    assert load("make-a-video", ["run.prior.steps=3"]).published is not None
+    assert load("make-a-video", ["prior.stack.depth=3"]).published is None
+    kept, gone = "[run.prior]\nsteps = 3\n", "[prior.stack]\ndepth = 3\n"
+    assert load(written(tmp_path, f'base = "make-a-video"\n{kept}')).published is not None
+    assert load(written(tmp_path, f'base = "make-a-video"\n{gone}')).published is None
+    message = error_of(written(tmp_path, 'base = "muse-632m"\npublished = { params = 3, source = "", of = ["unet"] }'))
+    assert "published.of: 'unet' is no part; parts are text_encoder, transformer" in message
+
+
 # Overrides
 
 
