@@ -31,9 +31,9 @@ class MaskedTransformer(nn.Module):
         if config.condition is not None:
             assert config.condition_axes is not None and config.condition_vocab is not None
             self.condition = Encoder(config.condition_vocab, prod(config.condition_axes), config.condition)
-        self.stack = Stack(
-            config.stack, *config.axes, causal=False, context_dim=dim if config.project_text else config.text_dim
-        )
+        role = "joint" if len(config.axes) == 3 else "self"  # of space and time at once
+        context_dim = dim if config.project_text else config.text_dim
+        self.stack = Stack(config.stack, *config.axes, causal=False, context_dim=context_dim, role=role)
         self.head = nn.Linear(dim, config.vocab, bias=False)
 
     def context(self, text: Tensor, condition: Tensor | None = None) -> Cache:
