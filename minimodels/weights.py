@@ -3,8 +3,10 @@
 The directory holds `config.json` and safetensors, one file or several with an index; pickles are never read. How
 each class maps onto ours stands in `peers`.
 
-What comes back is called as everything of ours: `unet(x, t, context)`, `encoder(tokens, mask=None)`,
-`autoencoder.encode(x)` and `autoencoder.decode(z)`, `llama(tokens, cache=None, pos=0)`.
+What comes back is called as everything of ours: `unet(x, t, context)` and what it is told by name, `encoder(tokens,
+mask=None)`, `autoencoder.encode(x)` and `autoencoder.decode(z)`, `llama(tokens, cache=None, pos=0)` with a cache of
+`llama.empty_cache(batch, length)`, `t5(text, tokens)`, `uvit(tokens, context)` with a context of `uvit.context(text,
+pooled, numbers)`. docs/weights.md has an example of each.
 """
 
 from __future__ import annotations

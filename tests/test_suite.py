@@ -28,6 +28,7 @@ EXACT = {
     ("sdxl", "second_text_encoder"): 694_659_840,
     ("sdxl-refiner", "unet"): 2_259_526_660,
     ("imagen", "text_encoder"): 4_762_310_656,
+    ("prod-image", "second_text_encoder"): 1_223_527_424,
     ("make-a-video", "text_encoder"): 123_650_304,
     ("modelscope-1.7b", "text_encoder"): 340_387_840,
     ("modelscope-1.7b", "unet"): 1_411_233_860,
