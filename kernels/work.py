@@ -37,6 +37,7 @@ class Conv(NamedTuple):
     output: int
     channels_last: bool
     bias: bool
+    backward: bool = False  # to the data, whose gradient is the output
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Work:
     gemm: tuple[int, int, int, int] | None = None
     workspace: int = 0  # bytes allocated and freed inside the operator
     conv: Conv | None = None
+    strided: bool = False  # element by element, since layouts differ or one is broadcast
     blocks: int | None = None  # thread blocks of a reduction that has no more, such as one per group
 
 

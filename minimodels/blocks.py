@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from minimodels.config import MultiAxis, Norm, Relative, Rotary, Stack
+from minimodels.kernels.activations import ACTIVATIONS
 from minimodels.kernels.attention import attention
+from minimodels.kernels.backend import ours
+from minimodels.kernels.fused import gated, rotate
 from minimodels.kernels.scope import scope
 
 
@@ -81,13 +83,12 @@ class RotaryTable(Computed):
         self.cos.copy_(torch.cat([angle.cos(), angle.cos()], -1))
         self.sin.copy_(torch.cat([-angle.sin(), angle.sin()], -1))
 
-    def forward(self, x: Tensor, pos: int) -> Tensor:
-        """Rotate x (b, heads, n, head_dim), whose first row is position `pos`."""
-        n, head_dim = x.shape[-2:]
+    def forward(self, q: Tensor, k: Tensor, pos: int) -> tuple[Tensor, Tensor]:
+        """Rotate q, k (b, heads, n, head_dim), whose first rows are position `pos`."""
+        n = q.shape[-2]
         if pos + n > len(self.cos):
             raise ValueError(f"{pos + n} tokens exceed the {len(self.cos)} that have positions (context_len)")
-        cos, sin = self.cos[pos : pos + n], self.sin[pos : pos + n]
-        return torch.addcmul(x * cos, x.roll(head_dim // 2, -1), sin)
+        return rotate(q, k, self.cos, self.sin, pos)
 
 
 class RelativeBias(nn.Module):
@@ -185,7 +186,7 @@ class Attention(nn.Module):
             if kv is None:
                 k, v = self.heads(self.to_k(x)), self.heads(self.to_v(x))
                 if rotary is not None:
-                    q, k = rotary(q, pos), rotary(k, pos)
+                    q, k = rotary(q, k, pos)
                 kv = KV(k, v) if cache is None else _append(cache, KV(k, v), pos)
             out = attention(q, kv.keys, kv.values, causal=causal, bias=bias, scale=self.scale)
             return self.to_out(rearrange(out, f"{self.split} -> {self.tokens}"))
@@ -233,24 +234,12 @@ def _append(cache: KV, new: KV, pos: int) -> KV:
     return KV(cache.keys[:, :, :end], cache.values[:, :, :end])
 
 
-def _gelu_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
-def _gelu_quick(x: Tensor) -> Tensor:
-    """CLIP's approximation of GELU."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS = {"gelu": F.gelu, "gelu_quick": _gelu_quick, "gelu_tanh": _gelu_tanh, "relu": F.relu, "silu": F.silu}
-
-
 class FeedForward(nn.Module):
     """The MLP of a transformer layer: two matrices, or three where gated."""
 
     def __init__(self, stack: Stack) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[stack.activation]
+        self.name, self.activation = stack.activation, ACTIVATIONS[stack.activation]
         bias = stack.bias != "none"
         self.up = nn.Linear(stack.dim, stack.ff_dim, bias=bias)
         self.gate = nn.Linear(stack.dim, stack.ff_dim, bias=bias) if stack.gated else None
@@ -261,6 +250,8 @@ class FeedForward(nn.Module):
         with scope("feed_forward"):
             if self.gate is None:
                 return self.down(self.activation(self.up(x)))
+            if ours():
+                return self.down(gated(self.gate(x), self.up(x), self.name))
             return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
@@ -277,4 +268,4 @@ class Geglu(nn.Module):
         """x: (..., d) -> (..., d)."""
         with scope("feed_forward"):
             value, gate = self.up(x).chunk(2, dim=-1)
-            return self.down(value * F.gelu(gate))
+            return self.down(gated(gate, value, "gelu"))

@@ -23,7 +23,7 @@ from minimodels.diffusion_config import (
     Schedule,
 )
 from minimodels.run import STAGE, scope, steps
-from minimodels.samplers import Sampler, guide, signals
+from minimodels.samplers import Sampler, signals
 from minimodels.texts import beside_empty, sizes_told
 from minimodels.transformer import TextEncoder
 from minimodels.unet_blocks import timestep_features
@@ -43,7 +43,7 @@ def denoise(x: Tensor, run: Denoising, schedule: Schedule, predict: Predict, nam
         predicted = predict(given, time)
         if predicted.shape[1] != x.shape[1]:  # a learned variance comes second; no sampler here uses it
             predicted = predicted[:, : x.shape[1]]
-        x = sampler.step(i, x, guide(predicted, run.guidance_scale) if guided else predicted)
+        x = sampler.advance(i, x, predicted, run.guidance_scale if guided else None)
     return x
 
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from operator import mul
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minimodels.diffusion_config import Denoising, Schedule
+from minimodels.kernels import fused
 
 
 def guide(x: Tensor, scale: float) -> Tensor:
@@ -32,6 +34,8 @@ def sample_token(logits: Tensor, temperature: float) -> Tensor:
 
     By exponential race: argmax of p / e, e exponential, is a draw from p.
     """
+    if logits.dim() == 2 and fused.takes(logits):
+        return fused.draw_token(logits, temperature)
     return draw(torch.softmax(logits / temperature, dim=-1))
 
 
@@ -65,6 +69,8 @@ def unmask(tokens: Tensor, logits: Tensor, mask: int, masked: int, temperature: 
 
     Source: Chang et al. 2022 (MaskGIT), arXiv 2202.04200, section 3.2.
     """
+    if fused.takes(logits):
+        return fused.unmask_step(tokens, logits, mask, masked, temperature, noise)
     probability = torch.softmax(logits / temperature, dim=-1)
     hidden = tokens == mask
     drawn = torch.where(hidden, draw(probability), tokens)
@@ -134,22 +140,43 @@ class Sampler:
         """What the network is given at step `index`: x with a variance of one."""
         return x * self.signal[index] ** 0.5 if self.kind == "euler" else x
 
+    def advance(self, index: int, x: Tensor, predicted: Tensor, scale: float | None) -> Tensor:
+        """From x (b, ...) at step `index` to the next; scale: of guidance, the prediction then being (2b, ...)."""
+        if self.threshold is None and fused.takes_step(x, predicted):
+            return fused.guided_step(x, predicted, scale, self.affine(index))
+        return self.step(index, x, predicted if scale is None else guide(predicted, scale))
+
+    def affine(self, index: int) -> tuple[float, float, float]:
+        """The factors of x, of the prediction and of new normal noise whose sum step `index` is.
+
+        They are what the step's own formulas make of 1 in the place of each, so that there is no second set of them.
+        """
+        assert self.threshold is None, "a threshold is not linear"
+        units = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+        of_x, of_predicted, of_noise = (self._next(index, x, p, lambda e=e: e) for x, p, e in units)
+        return of_x, of_predicted, of_noise
+
     def step(self, index: int, x: Tensor, predicted: Tensor) -> Tensor:
         """From x (b, ...) at step `index` to the next, given what the network predicted there."""
+        return self._next(index, x, predicted, lambda: torch.empty_like(x).normal_())
+
+    def _next(self, index: int, x: Any, predicted: Any, new_noise: Callable[[], Any]) -> Any:
+        """`step` of tensors, or of numbers in their place where there is no threshold."""
         signal, following = self.signal[index], self.signal_next[index]
         keep, spread = signal**0.5, (1 - signal) ** 0.5
         clean, noise = self._both(index, x, predicted, keep, spread)
         if self.kind == "euler":
             sigma, sigma_next = spread / keep, ((1 - following) / following) ** 0.5
-            return torch.add(x, noise, alpha=sigma_next - sigma)
+            by = sigma_next - sigma
+            return torch.add(x, noise, alpha=by) if isinstance(x, Tensor) else x + by * noise
         if self.kind == "ddim":
             return following**0.5 * clean + (1 - following) ** 0.5 * noise
         ratio = signal / following  # alpha of all the steps between
         of_clean, of_x = following**0.5 * (1 - ratio) / (1 - signal), ratio**0.5 * (1 - following) / (1 - signal)
         width = ((1 - following) / (1 - signal) * (1 - ratio)) ** 0.5
-        return of_clean * clean + of_x * x + width * torch.empty_like(x).normal_()
+        return of_clean * clean + of_x * x + width * new_noise()
 
-    def _both(self, index: int, x: Tensor, predicted: Tensor, keep: float, spread: float) -> tuple[Tensor, Tensor]:
+    def _both(self, index: int, x: Any, predicted: Any, keep: float, spread: float) -> tuple[Any, Any]:
         """The image and the noise that x is made of, by the prediction."""
         x = self.given(index, x)
         if self.prediction == "velocity":

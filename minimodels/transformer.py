@@ -33,6 +33,7 @@ from minimodels.checks import check_features, check_fits
 from minimodels.config import DecoderOnly, EncoderDecoder, Learned, LearnedAxes, Relative, Rotary
 from minimodels.config import Stack as StackConfig
 from minimodels.config import TextEncoder as TextEncoderConfig
+from minimodels.kernels.fused import add_norm, layer_norm
 from minimodels.kernels.scope import KV_CACHE, scope
 
 
@@ -74,14 +75,16 @@ class Layer(nn.Module):
         cross: KV | None,
     ) -> Tensor:
         """x: (b, n, d) -> (b, n, d)."""
-        h = self.self_norm(x)
+        h = layer_norm(x, self.self_norm)
         if isinstance(self.self_attention, MultiAxisAttention):
-            x = x + self.self_attention(h)
+            delta = self.self_attention(h)
         else:
-            x = x + self.self_attention(h, cache=cache, pos=pos, rotary=rotary, causal=causal, bias=bias)
+            delta = self.self_attention(h, cache=cache, pos=pos, rotary=rotary, causal=causal, bias=bias)
         if cross is not None:
-            x = x + self.cross_attention(self.cross_norm(x), cross)
-        return x + self.feed_forward(self.ff_norm(x))
+            x, h = add_norm(x, delta, self.cross_norm)
+            delta = self.cross_attention(h, cross)
+        x, h = add_norm(x, delta, self.ff_norm)
+        return x + self.feed_forward(h)
 
 
 class Stack(nn.Module):
@@ -115,7 +118,7 @@ class Stack(nn.Module):
         mask: (b, n), true or 1 where a token may be attended to; all may where it is None. A query that it leaves
         with nothing attends to all that it could without it.
         """
-        return self.norm(self.last_two(x, cache=cache, pos=pos, mask=mask)[1])
+        return layer_norm(self.last_two(x, cache=cache, pos=pos, mask=mask)[1], self.norm)
 
     def last_two(
         self, x: Tensor, *, cache: Cache | None = None, pos: int = 0, mask: Tensor | None = None
@@ -157,7 +160,7 @@ class Stack(nn.Module):
         return x
 
     def _bias(self, n: int, pos: int, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the scores: relative positions, and -inf where the mask is false."""
+        """What is added to the scores: relative positions, and the lowest number where the mask is false."""
         bias = None if self.relative is None else self.relative(n, pos + n)
         if mask is None:
             return bias

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minimodels.blocks import ACTIVATIONS, KV, Attention, Geglu, Heads
+from minimodels.blocks import KV, Attention, Geglu, Heads
 from minimodels.kernels.attention import attention
+from minimodels.kernels.fused import add_norm, group_norm, layer_norm
 from minimodels.kernels.scope import scope
 from minimodels.unet_config import (
     AppendedAttention,
@@ -136,7 +137,7 @@ class ResBlock(nn.Module):
         super().__init__()
         groups, eps, time_dim, temporal = settings.groups, settings.eps, settings.time_dim, settings.temporal
         self.scale_shift, self.residual_scale = settings.scale_shift, settings.residual_scale
-        self.resample, self.activation = resample, ACTIVATIONS[settings.activation]
+        self.resample, self.activation = resample, settings.activation
         self.norm_in = nn.GroupNorm(groups, in_channels, eps)
         self.conv_in = Conv(in_channels, channels, temporal)
         self.from_time = nn.Linear(time_dim, channels * (1 + self.scale_shift)) if time_dim else None
@@ -149,23 +150,23 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, t: Tensor | None = None, frames: int = 1) -> Tensor:
         """x: (b, c, h, w), t: (b, time_dim) -> (b, channels, h', w')."""
         with scope("res_block"):
-            h = self.activation(self.norm_in(x))
+            h = group_norm(x, self.norm_in, self.activation)
             if self.resample == "up":
                 x, h = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (x, h))
             elif self.resample == "down":
                 x, h = (F.avg_pool2d(y, 2) for y in (x, h))
             h = self.conv_in(h, frames)
             if self.from_time is None:
-                h = self.norm_out(h)
+                h = group_norm(h, self.norm_out, self.activation)
             else:
                 assert t is not None, "this block is told the time"
                 time = rearrange(self.from_time(t), "b c -> b c 1 1")
                 if self.scale_shift:
                     scale, shift = time.chunk(2, dim=1)
-                    h = self.norm_out(h) * (1 + scale) + shift
+                    h = group_norm(h, self.norm_out, self.activation, scale, shift)
                 else:
-                    h = self.norm_out(h + time)
-            x = self.shortcut(x) + self.conv_out(self.activation(h), frames)
+                    h = group_norm(h + time, self.norm_out, self.activation)
+            x = self.shortcut(x) + self.conv_out(h, frames)
             x = x if self.residual_scale is None else x / self.residual_scale
             return x if self.temporal is None else self.temporal(x, frames)
 
@@ -212,9 +213,9 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
         """x: (b, n, d), context: one or two texts (b, m, context_dim) -> (b, n, d)."""
-        x = x + self.self_attention(self.self_norm(x))
-        x = x + self.cross_attention(self.cross_norm(x), self._texts(context))
-        return x + self.feed_forward(self.ff_norm(x))
+        x, h = add_norm(x, self.self_attention(layer_norm(x, self.self_norm)), self.cross_norm)
+        x, h = add_norm(x, self.cross_attention(h, self._texts(context)), self.ff_norm)
+        return x + self.feed_forward(h)
 
     def _texts(self, context: tuple[Tensor, ...]) -> KV:
         attention = self.cross_attention
@@ -243,7 +244,7 @@ class SpatialTransformer(nn.Module):
         residual, (height, width) = x, x.shape[2:]
         to_tokens, to_pixels = "b c h w -> b (h w) c", "b (h w) c -> b c h w"
         with scope("transformer"):
-            x = self.norm(x)
+            x = group_norm(x, self.norm)
             x = self.enter(rearrange(x, to_tokens)) if self.linear else rearrange(self.enter(x), to_tokens)
             for block in self.blocks:
                 x = block(x, context)
@@ -276,7 +277,9 @@ class TextAppendedAttention(nn.Module):
 
     def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
         height, width = x.shape[2:]
-        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c").contiguous()  # once, not in every projection
+        pixels = rearrange(
+            group_norm(x, self.norm), "b c h w -> b (h w) c"
+        ).contiguous()  # once, not in every projection
         return (
             x
             + rearrange(

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from minimodels.blocks import Attention, Computed, Geglu, Heads
+from minimodels.kernels.fused import group_norm, layer_norm
 from minimodels.kernels.scope import scope
 from minimodels.unet_config import LevelAttention, Motion, Pseudo3d, TextToVideo, UNet
 
@@ -48,7 +48,8 @@ class TemporalConvs(nn.Module):
     def forward(self, x: Tensor, frames: int) -> Tensor:
         x = h = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            h = conv(F.silu(norm(h)))
+            assert isinstance(norm, nn.GroupNorm)
+            h = conv(group_norm(h, norm, "silu"))
         return rearrange(x + h, "b c f h w -> (b f) c h w")
 
 
@@ -62,7 +63,7 @@ class TemporalAttention(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         height, width = x.shape[2:]
-        tokens = rearrange(self.norm(x), "(b f) c h w -> b f (h w) c", f=frames).contiguous()
+        tokens = rearrange(group_norm(x, self.norm), "(b f) c h w -> b f (h w) c", f=frames).contiguous()
         return x + rearrange(self.attention(tokens), "b f (h w) c -> (b f) c h w", h=height, w=width).contiguous()
 
 
@@ -104,9 +105,9 @@ class TemporalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (b, f, n, d) -> (b, f, n, d)."""
         for norm, attention in ((self.first_norm, self.first_attention), (self.second_norm, self.second_attention)):
-            normed = norm(x)
+            normed = layer_norm(x, norm)
             x = x + attention(normed if self.positions is None else self.positions(normed))
-        return x + self.feed_forward(self.ff_norm(x))
+        return x + self.feed_forward(layer_norm(x, self.ff_norm))
 
 
 class TemporalTransformer(nn.Module):
@@ -127,7 +128,7 @@ class TemporalTransformer(nn.Module):
     def forward(self, x: Tensor, frames: int) -> Tensor:
         residual, (height, width) = x, x.shape[2:]
         with scope("transformer"):
-            x = self.norm(rearrange(x, "(b f) c h w -> b c f h w", f=frames))
+            x = group_norm(rearrange(x, "(b f) c h w -> b c f h w", f=frames), self.norm)
             x = self.enter(rearrange(x, "b c f h w -> b f (h w) c").contiguous())
             for block in self.blocks:
                 x = block(x)

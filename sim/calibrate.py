@@ -18,7 +18,7 @@ from minimodels.sim.device import AttentionKernel, Constants, Device, Family
 from minimodels.sim.fit import Vector, minimise
 from minimodels.sim.split import held_out
 from minimodels.sim.truth_kernels import SCALE, Kernel
-from minimodels.sim.validate import RATES, Row, fittable, seconds_of
+from minimodels.sim.validate import RATES, Row, fittable, parse, seconds_of
 
 STEPS = 160  # of the simplex
 STARTS = (0.0, -0.3, 0.3)  # of its first corner, in log space, relative to `TYPICAL`
@@ -66,7 +66,7 @@ def calibrate(text: str, device: Device, origin: str = "truth table") -> tuple[D
     Raises:
         ValueError: the table is none, or has no row that a constant of this device can be fitted to.
     """
-    rows = [(row, one) for row, one, name in fittable(text, origin) if name == device.name]
+    rows = [(row, one) for row, one, name in fittable(parse(text, origin)) if name == device.name]
     done: list[Fitted] = []
     calibrated: dict[Family, float] = {}
     for part in _parts(rows):

@@ -121,8 +121,35 @@ def _resolved(name: str) -> dict[str, Any]:
     relative = file.get("constants_from")
     if relative is None:
         return file
-    own = file.get("constants", {})
-    taken = _resolved(relative)["constants"]
+    own, other = file.get("constants", {}), _resolved(relative)
+    ratio = _per_clock(file["datasheet"]) / _per_clock(other["datasheet"]) if file["vendor"] == other["vendor"] else 1.0
+    taken = _carried_over(other["constants"], ratio)
     plain = {"provenance": "datasheet", "calibrated": [], "source": f"Taken over from {relative}."}
     attention = {"attention": taken["attention"] | own.get("attention", {})}
     return file | {"constants": taken | plain | own | attention}
+
+
+def _per_clock(sheet: dict[str, Any]) -> float:
+    """FLOPs per clock of the tensor cores of a compute unit, in half precision."""
+    return (
+        max(sheet["flops"].get(name, 0) for name in ("float16", "bfloat16")) / sheet["compute_units"] / sheet["clock"]
+    )
+
+
+def _carried_over(constants: dict[str, Any], ratio: float) -> dict[str, Any]:
+    """The constants on a GPU whose compute units do `ratio` times as much per clock as those they were fitted on.
+
+    What a tile loses beside its products (loads, instructions, barriers) takes the same clocks there, and so another
+    share of the time. Units of different vendors are not alike: there the shares stay.
+    """
+
+    def share(efficiency: float) -> float:
+        return 1 / (1 + (1 / efficiency - 1) * ratio)
+
+    names = ("gemm_efficiency", "gemm_sustained", "conv_efficiency")
+    kernels = {
+        name: {key: value for key, value in kernel.items() if key != "error"}
+        | {"efficiency": share(kernel["efficiency"])}
+        for name, kernel in constants["attention"].items()
+    }
+    return constants | {name: share(constants[name]) for name in names} | {"attention": kernels}

@@ -20,7 +20,12 @@ INDEX = 8  # bytes of an index that torch makes
 
 def pointwise(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     read, written = traffic(args, kwargs, out)
-    return Work("elementwise", 0, read, written)
+    return Work("elementwise", 0, read, written, strided=_strided(tensors_in((*args, *kwargs.values())), out[0]))
+
+
+def _strided(inputs: list[Tensor], out: Tensor) -> bool:
+    """Whether a kernel goes element by element: an input is broadcast, or does not lie as the result does."""
+    return any(x.numel() > 1 and (x.shape != out.shape or x.stride() != out.stride()) for x in inputs)
 
 
 def norm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -72,7 +77,7 @@ def gather(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...
 
 def copy(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     read, written = traffic(args, kwargs, out)
-    return Work("copy", 0, read, written)
+    return Work("copy", 0, read, written, strided=not all(x.is_contiguous() for x in tensors_in(args)))
 
 
 def resample(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -151,7 +156,7 @@ def one_hot(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ..
 
 
 def copy_into(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
-    return Work("copy", 0, stored_bytes(args[1]), stored_bytes(args[0]))
+    return Work("copy", 0, stored_bytes(args[1]), stored_bytes(args[0]), strided=_strided([args[1]], args[0]))
 
 
 def fill(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:

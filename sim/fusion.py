@@ -7,6 +7,7 @@ once, reads each storage once, and writes only what is read after it: intermedia
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import prod
 
 from minimodels.kernels.work import Work
@@ -21,13 +22,18 @@ def fuse(calls: Sequence[Call]) -> tuple[list[Work], list[list[int]]]:
     The first call of a chain has its one launch; each has the bytes that it is the first to read, and those it
     writes for calls after the chain.
     """
-    works = [call.work for call in calls]
+    works = [_without_bias(call.work) for call in calls]
     last_read = {storage: index for index, call in enumerate(calls) for storage in call.reads}
     runs = (chain for start, stop in stretches(calls) for chain in _chains(calls, start, stop))
     chains = [chain for chain in runs if len(chain) > 1]
     for chain in chains:
         _fuse(calls, chain, last_read, works)
     return works, chains
+
+
+def _without_bias(work: Work) -> Work:
+    """A convolution whose bias is added by the chain behind it."""
+    return replace(work, conv=work.conv._replace(bias=False)) if work.conv and work.conv.bias else work
 
 
 def _chains(calls: Sequence[Call], start: int, stop: int) -> Iterator[list[int]]:

@@ -148,21 +148,24 @@ def _check(file: Path, model: str, attention: str, kernels: str, *settings: str)
 
     from minimodels import loader
     from minimodels.kernels.backend import architecture, attention_backend, kernel_backend
-    from minimodels.pipelines import example_input, generate
-    from minimodels.run import DTYPES, Run, build
+    from minimodels.run import Run
+    from minimodels.sim.job import of_config
     from minimodels.sim.memory import ROUNDING, account
-    from minimodels.sim.simulate import walk_pipeline
+    from minimodels.sim.simulate import run_walk
     from minimodels.sim.trace import Walk
 
     config, device = loader.load(model, settings), torch.device("cuda", torch.cuda.current_device())
     run = Run(attention=attention, kernels=kernels, full=True)  # type: ignore[arg-type]
-    walk = Walk(build(config, "meta", DTYPES[run.dtype]), rounding=ROUNDING)
-    walk_pipeline(walk, config, run, architecture(device))
+    job = of_config(config, run)
+    prepared = job.prepare("meta")
+    walk = Walk(prepared.parts, rounding=ROUNDING)
+    run_walk(walk, prepared, run, architecture(device), model)
     predicted = max(account(walk, run)[0].per_call)
-    parts = build(config, device, DTYPES[run.dtype])
+    here = job.prepare(device)
     torch.cuda.reset_peak_memory_stats(device)
     with attention_backend(attention), kernel_backend(kernels):
-        out = generate(config, parts, example_input(config, 1, device))
+        out = here.run()
+    assert isinstance(out, torch.Tensor)
     peak = torch.cuda.max_memory_allocated(device)
     finite = bool(out.isfinite().all())
     found = {"kind": "check", "model": model, "finite": finite, "peak": peak, "predicted_peak": predicted}

@@ -10,7 +10,8 @@
   a product), FA1, FA2, FA3, FA-Triton, Triton, cuDNN, xformers, or vllm_..._flash_attn(_fa2|_fa3), which writes
   keys and values to its cache too when it is a causal prefill. `fwd+bwd` adds a backward pass.
   TFLOP/s count 4 x batch x heads x seqlen^2 x headdim, half if causal, times 3.5 for fwd+bwd.
-- `conv2d fwd`, `conv2d bwd-data`: Cin= Cout= HxW= (height x width) k= stride= pad= (one number, or height x width).
+- `conv2d fwd`, `conv2d bwd-data`: Cin= Cout= HxW= (height x width) k= stride= pad= (one number, or height x width);
+  the kernels of the tables' time took tensors as they lay, without reordering them.
 - `softmax`, `layernorm`: rows= cols=; `gelu`: elements=. G elements/s are timed by the clock of a host that waits
   for each call (LLMCompass): `WAITS`.
 - single kernels of a LLaMA-2 layer: tokens=, sizes in the name of the kernel (Vidur). RMSNorm, RoPE and SiLU*mul are
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field
 
 from minimodels.kernels.work import Conv, Work
 from minimodels.sim.call import Call, L2State
+from minimodels.sim.cost.base import ONE_BY_ONE
 from minimodels.sim.truth_attention import attention_calls
 
 DTYPES = {
@@ -36,7 +38,6 @@ DTYPES = {
 SIZES = {"float32": 4.0, "tf32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float4": 0.5}
 SCALE = {"s": 1.0, "ms": 1e3, "us": 1e6}  # per second
 WAITS = {"gelu": (38e-6, 48e-6), "softmax": (11e-6, 13e-6), "layernorm": (38e-6, 53e-6)}  # added, and at least
-ONE_BY_ONE = 1.6  # of the time of its bytes: a kernel whose threads load an element at a time
 LOAD = 435e-9  # seconds of a load that nothing hides
 THREADS = 1024  # per row
 ATTENTION = ("attention fwd", "attention fwd (bidirectional)", "attention prefill (causal)", "attention decode", "attention fwd+bwd")  # fmt: skip
@@ -166,10 +167,10 @@ def _conv(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kerne
     x, weight, y = size * batch * channels * height * width, size * channels * filters * taps, size * pixels * filters
     flops = 2 * pixels * channels * filters * taps
     if phase == "conv2d bwd-data":
-        conv = Conv(filters, y, weight, x, False, False)
+        conv = Conv(filters, y, weight, x, True, False, backward=True)
         gemm = (1, batch * height * width, channels, -(-filters * taps // (stride[0] * stride[1])))
     else:
-        gemm, conv = (1, pixels, filters, channels * taps), Conv(channels, x, weight, y, False, False)
+        gemm, conv = (1, pixels, filters, channels * taps), Conv(channels, x, weight, y, True, False)
     exact = "sgemm" in pairs.get("kernel", "") or "scudnn" in pairs.get("kernel", "")  # no TF32 in these kernels
     work = Work("conv", flops, conv.input + weight, conv.output, gemm=gemm, conv=conv)
     one = call(work, dtype)

@@ -1,19 +1,33 @@
 """Rows of a truth table that measure a whole model.
 
-For LLaMA-2-7B (LLaMA-7B is the same network), compiled: what was measured fuses its small kernels and has no Python between them:
+LLaMA-2-7B (LLaMA-7B is the same network), compiled: what was measured fuses its small kernels and has no Python
+between them:
 
 - phase `prefill`, "input N tokens": seconds to the first token;
 - phase `decode`, "input N tokens, output M tokens": tokens per second after the first;
 - phase `prefill+decode`, "..., in N / out M": generated tokens per second of whole batches.
+
+`UNet denoise loop` of a diffusers pipeline of 2023, in it/s or s/it, an iteration being one call of the UNet on twice
+the batch (guidance). The settings hold the image's size as "512x512", "compile" or "eager", and "torch 2.0" or a
+nightly of its time, whose flash attention was the first FlashAttention. Of DeepFloyd IF "stage I" (the size M) is
+claimed; a row that names several stages has the number of the first. An inpainting UNet has five more input channels,
+which are left out. Eager pipelines spend `PYTHON` times the host seconds of lean code.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from minimodels.sim import device as devices
+from minimodels.sim.call import Call
 from minimodels.sim.truth_kernels import SCALE, Unpredicted
+
+if TYPE_CHECKING:
+    from minimodels.kernels.scope import AttentionCall
+    from minimodels.sim.cost import Mode
 
 
 class Measured(Protocol):
@@ -33,21 +47,41 @@ class Measured(Protocol):
     def unit(self) -> str: ...
 
 
+UNETS = {
+    "stable_diffusion_1.5": "stable-diffusion-1.5",
+    "stable_diffusion_1.5 inpainting": "stable-diffusion-1.5",
+    "sdxl_base_1.0": "sdxl",
+    "deepfloyd_IF (T5 pixel cascade; Imagen class)": "imagen",
+    "deepfloyd_IF": "imagen",
+}
+IF_M = (  # DeepFloyd IF-I-M: Imagen's base network at a smaller width. Source: its released config
+    "unet.levels.0.channels=192", "unet.levels.1.channels=384", "unet.levels.2.channels=576",
+    "unet.levels.3.channels=768", "unet.levels.1.attention.num_heads=6", "unet.levels.2.attention.num_heads=9",
+    "unet.levels.3.attention.num_heads=12", "unet.middle.num_heads=12", "unet.out_channels=6", "unet.time_dim=768",
+    "unet.context_dim=768", "unet.activation=gelu", "unet.pooling.num_heads=64", "text_encoder.text_len=77",
+)  # fmt: skip
+PYTHON = 2.5  # diffusers 0.17 over gpt-fast's eager loop, per operator and launch: inpainting, A100, batch 1, eager
+PYTHON_ROWS = ("stable_diffusion_1.5 inpainting", "a100-80gb")  # the rows this comes from, which are not reported
 PRECISIONS: dict[str, Literal["bfloat16", "float16", "float32"]] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # fmt: skip
 LLAMA = {"llama-7b": "llama2-7b", "llama2-7b": "llama2-7b"}
 GENERATION = ("prefill", "decode", "prefill+decode")
 
 
-def claims(model: str, phase: str) -> bool:
-    """Whether rows of this model and phase are predicted."""
-    return family(model, phase) is not None
-
-
-def family(model: str, phase: str) -> str | None:
+def family(model: str, phase: str, settings: str) -> str | None:
     """The family of a whole-model row, None if it is not claimed."""
     if phase in GENERATION and model in LLAMA:
         return f"LLaMA {phase}"
-    return None
+    if phase != "UNet denoise loop" or model not in UNETS:
+        return None
+    if UNETS[model] == "imagen" and not settings.startswith("stage I "):
+        return None
+    kind = "compiled" if "compile" in settings else "eager"
+    return f"denoise {UNETS[model].replace('imagen', 'deepfloyd-if')} {kind}"
+
+
+def fitted(row: Measured, device: str) -> bool:
+    """Whether a constant of this module was fitted to the row."""
+    return (row.model, device) == PYTHON_ROWS and row.batch == 1 and "eager" in row.settings
 
 
 def predicted(row: Measured, device: str) -> float:
@@ -56,7 +90,7 @@ def predicted(row: Measured, device: str) -> float:
     Raises:
         Unpredicted: it says too little, or what is not modelled.
     """
-    return _generation(row, device)
+    return _generation(row, device) if row.phase in GENERATION else _denoising(row, device)
 
 
 def lengths(settings: str) -> list[int]:
@@ -99,3 +133,66 @@ def _stages(
     except ValueError as error:
         raise Unpredicted(str(error)) from None
     return {stage: part.seconds or 0.0 for stage, part in views.by_stage(profile).items()}
+
+
+def _denoising(row: Measured, device: str) -> float:
+    """Iterations per second of a UNet, or seconds per iteration."""
+    if row.dtype not in PRECISIONS:
+        raise Unpredicted(f"dtype {row.dtype!r} is not predicted for whole models")
+    if row.unit not in ("it/s", "s/it"):
+        raise Unpredicted(f"unit {row.unit!r} is not predicted for {row.phase}")
+    size = re.search(r"\b(\d{2,4})x\1\b", row.settings)
+    if size is None:
+        raise Unpredicted(f"cannot read an image size from {row.settings!r}")
+    name, mode = UNETS[row.model], "compiled" if "compile" in row.settings else "eager"
+    overrides = IF_M if name == "imagen" else (f"run.image_size={size[1]}",)
+    old = re.search(r"torch (2\.[01]\b|nightly \(mid-2023\))", row.settings) is not None
+    seconds = _iteration(name, overrides, device, PRECISIONS[row.dtype], row.batch or 1, mode, old)
+    return 1 / seconds if row.unit == "it/s" else seconds
+
+
+@cache
+def _iteration(
+    name: str, overrides: tuple[str, ...], device: str, dtype: str, batch: int, mode: Mode, old: bool
+) -> float:
+    """Seconds of one iteration of the denoising loop."""
+    file = devices.load(device)
+    if dtype not in file.datasheet.flops:
+        raise Unpredicted(f"{device} has no rate for {dtype}")
+    calls = [
+        replace(call, attention=_as_in_2023(call.attention, old))
+        for call in _calls(name, overrides, file.arch, dtype, batch)
+    ]
+    if mode == "eager":
+        slow = {key: PYTHON * getattr(file.constants, key) for key in ("host_per_op", "host_per_launch")}
+        file = file.model_copy(update={"constants": file.constants.model_copy(update=slow)})
+    from minimodels.sim.cost import predict
+
+    timings = predict(calls, file, mode)
+    seconds = sum(call.weight * (t.device_seconds + t.gap_seconds) for call, t in zip(calls, timings, strict=True))
+    return seconds / max(call.steps or 1 for call in calls)
+
+
+def _as_in_2023(call: AttentionCall | None, old: bool) -> AttentionCall | None:
+    return replace(call, backend="flash1") if old and call is not None and call.backend == "flash" else call
+
+
+@cache
+def _calls(name: str, overrides: tuple[str, ...], arch: str, dtype: str, batch: int) -> list[Call]:
+    """The calls of the loop on a GPU of this architecture."""
+    from minimodels import loader
+    from minimodels.run import Run
+    from minimodels.sim.job import of_config
+    from minimodels.sim.simulate import run_walk
+    from minimodels.sim.trace import Walk
+
+    try:
+        config = loader.load(name, overrides)
+        run = Run.model_validate({"batch": batch, "dtype": dtype})
+    except ValueError as error:
+        raise Unpredicted(str(error)) from None
+    prepared = of_config(config, run).prepare("meta")
+    walk = Walk(prepared.parts)
+    run_walk(walk, prepared, run, arch, name)
+    stage = "unet" if name == "imagen" else "denoise"
+    return [call for call in walk.calls if call.stage == stage and call.steps]

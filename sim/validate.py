@@ -121,7 +121,8 @@ def validate(text: str, origin: str = "truth table", progress: Advance = silent)
         ValueError: a column is missing, or a row is not what a truth table holds.
     """
     rows = list(parse(text, origin))
-    fitted = _fitted()
+    ours = list(parse(shipped(), "shipped table"))
+    shown, fitted = {row.content for row in ours}, _fitted(ours)
     kernels: dict[str, list[tuple[int, Kernel]]] = {}
     for index, row in enumerate(rows):
         progress("row", index, len(rows))
@@ -131,8 +132,9 @@ def validate(text: str, origin: str = "truth table", progress: Advance = silent)
                 raise Unpredicted(f"no device stands for {row.gpu!r}")
             if row.measured is None:
                 raise Unpredicted("no number was measured")
-            if models.claims(row.model, row.phase):
-                rows[index] = replace(row, predicted=models.predicted(row, name))
+            if models.family(row.model, row.phase, row.settings) is not None:
+                used = row.content in shown and models.fitted(row, name)
+                rows[index] = replace(row, predicted=models.predicted(row, name), fitted=used)
             else:
                 one = kernel(row.phase, row.dtype, row.batch or 1, row.settings)
                 if one.dtype not in devices.load(name).datasheet.flops:
@@ -186,7 +188,9 @@ def _parsed(record: dict[str, str], where: str) -> Row:
     if None in record or None in record.values():
         raise ValueError(f"{where}: it has more or fewer cells than there are columns")
     model, phase, batch = record["model"], record["phase_or_kernel"], record["batch"]
-    claimed = record["metric"] not in NO_TIMES and (models.claims(model, phase) or claims(phase))
+    settings = record["shape_or_settings"]
+    whole = models.family(model, phase, settings)
+    claimed = record["metric"] not in NO_TIMES and (whole is not None or claims(phase))
     measured = None
     if record["unit"] != "text":
         try:
@@ -200,7 +204,7 @@ def _parsed(record: dict[str, str], where: str) -> Row:
         if not (batch.isascii() and batch.isdigit() and len(batch) <= 7 and 1 <= int(batch) <= MOST):
             raise ValueError(f"{where}: batch {batch!r} is neither a whole number from 1 to {MOST:,} nor '-'")
         count = int(batch)
-    if claimed and count is None and models.claims(model, phase):
+    if claimed and count is None and whole is not None:
         raise ValueError(f"{where}: {phase} needs a batch, a whole number from 1 to {MOST:,}")
     return Row(
         id=record["id"],
@@ -209,28 +213,25 @@ def _parsed(record: dict[str, str], where: str) -> Row:
         gpu=record["gpu"],
         dtype=record["dtype"],
         batch=count,
-        settings=record["shape_or_settings"],
+        settings=settings,
         measured=measured,
         unit=record["unit"],
-        family=models.family(model, phase) or family(phase),
+        family=whole or family(phase),
         claimed=claimed and measured is not None,
     )
 
 
-def _fitted() -> set[tuple[str, ...]]:
-    """The shipped rows that constants may have been fitted to."""
-    return {row.content for row, one, name in fittable(shipped()) if not held_out(one.family, one.key, name)}
+def _fitted(rows: Iterable[Row]) -> set[tuple[str, ...]]:
+    """The rows that constants may have been fitted to."""
+    return {row.content for row, one, name in fittable(rows) if not held_out(one.family, one.key, name)}
 
 
-def fittable(text: str, origin: str = "truth table") -> Iterator[tuple[Row, Kernel, str]]:
-    """The rows of a table that a cost model can be fitted to: single kernels on known devices, with their device.
-
-    Raises:
-        ValueError: as `parse`.
-    """
-    for row in parse(text, origin):
+def fittable(rows: Iterable[Row]) -> Iterator[tuple[Row, Kernel, str]]:
+    """The rows that a cost model can be fitted to: single kernels on known devices, with their device."""
+    for row in rows:
         name = device_of(row.gpu)
-        if name is None or row.measured is None or not row.claimed or models.claims(row.model, row.phase):
+        whole = models.family(row.model, row.phase, row.settings) is not None
+        if name is None or row.measured is None or not row.claimed or whole:
             continue
         try:
             one = kernel(row.phase, row.dtype, row.batch or 1, row.settings)

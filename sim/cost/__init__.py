@@ -127,7 +127,9 @@ def _share(calls: Sequence[Call], chain: Sequence[int], costs: list[Cost], devic
     for index, part in zip(chain, alone, strict=True):
         share = part / whole if whole else 1 / len(chain)
         used = min(1.0, moved / seconds) if seconds else 0.0
-        costs[index] = Cost(share * seconds, costs[index].launches, bound, provenance, error, used)
+        call = calls[index]  # the sum of a chain and of its parts differ by a rounded corner: never more than apart
+        apart = _cost(call.work, call.dtype, None, call.l2, device).seconds
+        costs[index] = Cost(min(share * seconds, apart), costs[index].launches, bound, provenance, error, used)
 
 
 FAMILIES = {"norm": "norm", "softmax": "softmax", "elementwise": "elementwise", "copy": "elementwise"}

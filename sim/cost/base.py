@@ -13,6 +13,9 @@ CARRIED_OVER: dict[Family, float] = {
     "gemm": 0.10, "conv": 0.20, "attention": 0.12, "norm": 0.20, "softmax": 0.20, "elementwise": 0.10, "floor": 0.50,
 }  # fmt: skip
 HALF = frozenset({"float16", "bfloat16"})
+ONE_BY_ONE = (
+    1.6  # times as long, where threads load single elements of half precision: vLLM's kernels in Vidur's tables
+)
 OVERLAP = 3.0  # exponent of the rounded maximum; 2.5 to 4 fit the GEMM tables of four GPUs equally well
 ITEMSIZE = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float4": 0.5}
 

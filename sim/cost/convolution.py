@@ -1,10 +1,10 @@
 """Convolutions as implicit matrix products: pixels x channels x taps, whatever the number of dimensions.
 
-The tile menu is that of `gemm`, at an efficiency of its own. Beside it
+The tiles are large, and have an efficiency of their own. Beside that
 
 - input channels are padded to what a load of the tensor cores takes (3 to 8 in half precision);
-- tensor cores want channels beside each other: of channels-first tensors cuDNN reorders input and weight first and
-  the result afterwards, in kernels of their own;
+- tensor cores want channels beside each other: of channels-first tensors cuDNN reorders input and
+  weight first, in kernels of their own; the product's kernel (nhwckrsc_nchw) writes channels-first;
 - torch adds a bias in a kernel of its own, which a compiler fuses with what follows;
 - float32 without tensor cores, 3x3 and stride 1, may use Winograd's algorithm, with 2.25 times fewer products.
   Source: Lavin and Gray, arXiv 1509.09308, F(2x2, 3x3); kernel names in NeuSight's convolution table.
@@ -16,11 +16,15 @@ from math import ceil
 
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import ITEMSIZE, Cost, rate
-from minimodels.sim.cost.gemm import product
+from minimodels.sim.cost.base import ITEMSIZE, ONE_BY_ONE, Cost, rate
+from minimodels.sim.cost.gemm import Menu, product
 from minimodels.sim.device import Device
 
+TILES = ((128, 64), (128, 128), (256, 64), (256, 128), (128, 256))  # DeepBench's small images leave no room for smaller
+FORWARD: Menu = (TILES, (1, 2, 4, 8, 16))
+DATA: Menu = (TILES, (1,))  # backward to the data is not split: 7 x 7 pixels take as long for 8 images as for 16
 LOAD = 16  # bytes that a thread loads at once: input channels come in multiples of it
+BACKWARD = 0.75  # of the forward efficiency; DeepBench on the V100, rows that are fitted to
 WINOGRAD = 2.25  # products of a 3x3 convolution over those of F(2x2, 3x3)
 WINOGRAD_TAPS = 9
 
@@ -37,16 +41,20 @@ def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
     if conv and tensor_cores:
         step = max(1, int(LOAD / ITEMSIZE[dtype]))
         taps = window * step * ceil(conv.channels / step)
-    own = constants.conv_floor, constants.conv_efficiency, constants.conv_bandwidth
-    cost = product((groups, pixels, channels, taps), moved - copied, dtype, device, own, l2, "conv")
+    efficiency = constants.conv_efficiency * (BACKWARD if conv and conv.backward else 1)
+    menu = DATA if conv and conv.backward else FORWARD
+    own = constants.conv_floor, efficiency, constants.conv_bandwidth
+    cost = product((groups, pixels, channels, taps), moved - copied, dtype, device, own, l2, "conv", menu)
     if conv and not tensor_cores and window == WINOGRAD_TAPS:
         reduced = ceil(taps / WINOGRAD)
-        cost = min(cost, product((groups, pixels, channels, reduced), moved - copied, dtype, device, own, l2, "conv"))
+        cost = min(
+            cost, product((groups, pixels, channels, reduced), moved - copied, dtype, device, own, l2, "conv", menu)
+        )
     passes = [copied] * (work.launches - 1)
     if conv and tensor_cores and not conv.channels_last:
-        passes += [2 * conv.input, 2 * conv.weight, 2 * conv.output]
+        passes += [2 * conv.input, 2 * conv.weight]
     if conv and conv.bias:
-        passes.append(2 * conv.output)
+        passes.append(round(ONE_BY_ONE * 2 * conv.output))
     return _with_passes(cost, passes, device)
 
 

@@ -35,10 +35,14 @@ SPLIT_SECONDS = 3.5e-6  # a second kernel, or a barrier, that adds up the parts;
 REPLAYED = 0.2  # of the L2 cache is left of a product's bytes when it runs again, five sets of weights in turn
 
 
+Menu = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]  # tiles and splits
+PRODUCTS: Menu = (TILES, SPLITS)
+
+
 @cache
-def _menu() -> tuple[NDArray[np.float64], ...]:
+def _choices(menu: Menu) -> tuple[NDArray[np.float64], ...]:
     """Rows, columns and splits of every choice."""
-    choices = np.array([(rows, columns, split) for rows, columns in TILES for split in SPLITS], float)
+    choices = np.array([(rows, columns, split) for rows, columns in menu[0] for split in menu[1]], float)
     return choices[:, 0], choices[:, 1], choices[:, 2]
 
 
@@ -59,7 +63,7 @@ def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
 
 def product(
     shape: tuple[int, int, int, int], moved: float, dtype: str, device: Device, own: tuple[float, float, float],
-    l2: L2State, family: Family,
+    l2: L2State, family: Family, menu: Menu = PRODUCTS,
 ) -> Cost:  # fmt: skip
     """The one kernel that multiplies: `moved` are the bytes it must move once, `own` the family's constants.
 
@@ -69,7 +73,7 @@ def product(
     sheet, constants = device.datasheet, device.constants
     units, peak, size = sheet.compute_units, device.peak_flops(dtype), ITEMSIZE[dtype]
     batch, m, n, k = shape
-    rows, columns, splits = _menu()
+    rows, columns, splits = _choices(menu)
     step = STEP / size
     depth = np.ceil(k / (splits * step)) * step
     tiles = batch * np.ceil(m / rows) * np.ceil(n / columns) * splits

@@ -1,7 +1,8 @@
 """Norms and softmax: reductions over rows, and torch's group norm, which launches no more blocks than groups.
 
 A row norm or a softmax is a pass over memory at a share of the bandwidth. torch's group norm is three kernels: means
-and deviations, a block of 512 threads per sample and group; the factors of every channel; a pass that applies them.
+and deviations, a block of 512 threads per sample and group; the factors of every channel; a pass that applies them, an
+element at a time.
 A block takes an element per thread and load latency, however little else the device does: with 32 groups of a
 128-channel video of 20 frames of 256 x 256 that is 2.3 GB/s per block and 4.7 ms on an H200 (sglang pull 23938), and
 2.4 GB/s on an H100 (pull 26045). Source: torch/native/cuda/group_norm_kernel.cu.
@@ -12,7 +13,7 @@ from __future__ import annotations
 from math import ceil
 
 from minimodels.kernels.work import Work
-from minimodels.sim.cost.base import FREE, ITEMSIZE, Cost, origin, rate
+from minimodels.sim.cost.base import FREE, ITEMSIZE, ONE_BY_ONE, Cost, origin, rate
 from minimodels.sim.device import Device
 
 THREADS = 512  # of a block of the reduction
@@ -28,7 +29,9 @@ def price(work: Work, dtype: str, device: Device) -> Cost:
     family = "softmax" if work.kernel == "softmax" else "norm"
     share = constants.softmax_bandwidth if family == "softmax" else constants.norm_bandwidth
     moved = work.bytes_read + work.bytes_written
-    moving, floors = moved / rate(share, device), work.launches * constants.memory_floor
+    copied = moved * (work.launches - 1) / work.launches if work.launches > 1 else 0.0  # an input that lies otherwise
+    moving = (moved - copied) / rate(share, device) + ONE_BY_ONE * copied / rate(constants.memory_bandwidth, device)
+    floors = work.launches * constants.memory_floor
     seconds = moving + floors
     if not seconds:  # what a chain of others does on the way
         return FREE
@@ -46,7 +49,7 @@ def _group_norm(work: Work, dtype: str, device: Device) -> Cost:
     loads = ceil(tensor / size / work.blocks / THREADS)
     waves = ceil(work.blocks / (RESIDENT * device.datasheet.compute_units))
     reducing = max(waves * loads * LATENCY, tensor / rate(constants.memory_bandwidth, device))
-    moving = (work.bytes_read + work.bytes_written) / rate(constants.memory_bandwidth, device)
+    moving = ONE_BY_ONE * (work.bytes_read + work.bytes_written) / rate(constants.memory_bandwidth, device)
     launches = work.launches + 2
     floors = launches * constants.memory_floor
     seconds = reducing + moving + floors

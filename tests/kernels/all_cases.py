@@ -7,9 +7,32 @@ from typing import Any
 import torch
 
 from minimodels.kernels.operator import OPERATORS, Operator
-from tests.kernels.cases import add_layer_norm, group_norm, layer_norm, temporal_attention
+from tests.kernels.cases import (
+    add_layer_norm,
+    draw_token,
+    glu,
+    group_norm,
+    guided_step,
+    layer_norm,
+    rotary,
+    temporal_attention,
+    unmask_step,
+)
 
-MODULES = {module.OPERATOR: module for module in (add_layer_norm, group_norm, layer_norm, temporal_attention)}
+MODULES = {
+    module.OPERATOR: module
+    for module in (
+        add_layer_norm,
+        draw_token,
+        glu,
+        group_norm,
+        guided_step,
+        layer_norm,
+        rotary,
+        temporal_attention,
+        unmask_step,
+    )
+}
 SMALL = [(name, case) for name, module in MODULES.items() for case in module.SMALL]
 LARGE = [(name, case) for name, module in MODULES.items() for case in module.LARGE]
 

@@ -1,0 +1,135 @@
+"""Where models meet operators of ours other than attention: one entrance an operator.
+
+Under `kernel_backend("triton")` an entrance calls our operator where its limits allow. Otherwise, and wherever they
+do not (float64, rows that do not lie together), it runs torch's own operators, which a profile shows by name.
+Operators are imported where they are called, since importing Triton takes 0.2 s.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from minimodels.kernels.activations import ACTIVATIONS
+from minimodels.kernels.backend import ours
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether our kernels are asked for, and take tensors like these: of one dtype, not float64."""
+    return ours() and tensors[0].dtype in DTYPES and all(x.dtype == tensors[0].dtype for x in tensors)
+
+
+def gated(gate: Tensor, value: Tensor, activation: str) -> Tensor:
+    """activation(gate) * value, both (..., d); activation: a name of `ACTIVATIONS`."""
+    if takes(gate, value):
+        from minimodels.kernels import glu
+
+        if glu.row_stride(gate) is not None and glu.row_stride(value) is not None:
+            return glu.gated(gate, value, activation)
+    return value * ACTIVATIONS[activation](gate)
+
+
+def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, pos: int) -> tuple[Tensor, Tensor]:
+    """Rotate q (b, heads, n, d), k (b, kv_heads, n, d), whose first rows are position `pos`, by a table (length, d)."""
+    if takes(q, k, cos, sin) and q.dim() == 4 and q.stride(-1) == k.stride(-1) == 1:
+        from minimodels.kernels import rotary
+
+        rows = slice(pos, pos + q.shape[-2])
+        return rotary.rotate(q, k, cos[rows], sin[rows])
+    return _rotated(q, cos, sin, pos), _rotated(k, cos, sin, pos)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, pos: int) -> Tensor:
+    n, head_dim = x.shape[-2:]
+    cos, sin = cos[pos : pos + n], sin[pos : pos + n]
+    return torch.addcmul(x * cos, x.roll(head_dim // 2, -1), sin)
+
+
+def group_norm(
+    x: Tensor, norm: nn.GroupNorm, activation: str | None = None, scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """norm(x) * (1 + scale) + shift through an activation; x (b, c, *pixels), scale and shift (b, c, 1, ...)."""
+    silu = activation == "silu"
+    if takes(x, norm.weight):
+        from minimodels.kernels import group_norm as module
+
+        if x.is_contiguous() or module.is_channels_last(x):
+            result = module.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift, silu)
+            return result if silu or activation is None else ACTIVATIONS[activation](result)
+    result = norm(x)
+    if scale is not None and shift is not None:
+        result = result * (1 + scale) + shift
+    return result if activation is None else ACTIVATIONS[activation](result)
+
+
+def layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
+    """norm(x), a LayerNorm or RMSNorm over the last dimension of x (..., d)."""
+    weight, bias, eps, rms = _settings(norm)
+    if takes(x, weight) and x.is_contiguous():
+        from minimodels.kernels import layer_norm as module
+
+        return module.layer_norm(x, weight, bias, None, None, eps, rms)
+    return norm(x)
+
+
+def add_norm(x: Tensor, delta: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """x + delta, and norm of it: what lies between two blocks of a transformer; both (..., d)."""
+    weight, bias, eps, rms = _settings(norm)
+    if takes(x, delta, weight) and x.is_contiguous() and delta.is_contiguous():
+        from minimodels.kernels import layer_norm as module
+
+        return module.add_layer_norm(x, delta, weight, bias, None, None, eps, rms)
+    x = x + delta
+    return x, norm(x)
+
+
+def _settings(norm: nn.Module) -> tuple[Tensor, Tensor | None, float, bool]:
+    """Weight, bias and epsilon of a LayerNorm or RMSNorm, and whether it is the latter."""
+    assert isinstance(norm, nn.LayerNorm | nn.RMSNorm) and norm.eps is not None, norm
+    rms = isinstance(norm, nn.RMSNorm)
+    return norm.weight, None if isinstance(norm, nn.RMSNorm) else norm.bias, norm.eps, rms
+
+
+def takes_step(x: Tensor, predicted: Tensor) -> bool:
+    """Whether `guided_step` takes x and a prediction like these."""
+    if not takes(x, predicted):
+        return False
+    from minimodels.kernels import guided_step
+
+    return guided_step.fits(x, predicted)
+
+
+def guided_step(x: Tensor, predicted: Tensor, scale: float | None, affine: tuple[float, float, float]) -> Tensor:
+    """The next x (b, ...) by a sampler's factors of x, the prediction and new noise; `takes_step` says yes.
+
+    scale: of guidance, the prediction being (2b, ...), conditional half first; None: there is none.
+    """
+    from minimodels.kernels import guided_step
+
+    noise = torch.empty_like(x).normal_() if affine[2] else None
+    return guided_step.guided_step(x, predicted, noise, scale, *affine)
+
+
+def draw_token(logits: Tensor, temperature: float) -> Tensor:
+    """Draw from softmax(logits / temperature), (b, vocab) -> (b); `takes` says yes."""
+    from minimodels.kernels import maskgit_step
+
+    return maskgit_step.draw_token(logits, None, _seed(logits), temperature)
+
+
+def unmask_step(
+    tokens: Tensor, logits: Tensor, mask: int, masked: int, temperature: float, strength: float
+) -> Tensor:  # fmt: skip
+    """`samplers.unmask` of tokens (b, n), logits (b, n, vocab); `takes` says yes."""
+    from minimodels.kernels import maskgit_step
+
+    seed = _seed(logits)
+    return maskgit_step.unmask_step(tokens, logits, None, None, seed, mask, masked, temperature, strength)
+
+
+def _seed(x: Tensor) -> Tensor:
+    """A seed from torch's generator, on the device: neither a sync nor the same noise at every replay of a graph."""
+    return torch.empty((), dtype=torch.int64, device=x.device).random_()
