@@ -236,7 +236,10 @@ def schema(what: str) -> None:
 @main.command("import")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Write FILE.toml instead of printing.")
-def import_(directory: Path, out: Path | None) -> None:
+@click.option(
+    "--base", metavar="NAME", help="Of a single network: the architecture (`minibench list`) it becomes part of."
+)
+def import_(directory: Path, out: Path | None, base: str | None) -> None:
     """The sizes of a model that diffusers or transformers saved in DIRECTORY, as a config for `profile`."""
     from minimodels import importer
     from minimodels.sim import files
@@ -245,7 +248,9 @@ def import_(directory: Path, out: Path | None) -> None:
         if out.suffix != ".toml":
             raise ValueError(f"--out {out}: a config is named FILE.toml")
         files.check_writable(out)
-    found = importer.to_toml(directory)
+    found = importer.to_toml(directory, base)
+    for note in found.notes:
+        click.echo(note, err=True)
     if out is None:
         click.echo(found.text, nl=False)
         return
@@ -253,7 +258,7 @@ def import_(directory: Path, out: Path | None) -> None:
     if found.section is None:
         click.echo(f"{out} is a whole architecture: minibench profile {out}")
     else:
-        click.echo(f'{out} is the section [{found.section}] of an architecture: add a line base = "NAME" to it.')
+        click.echo(f'{out} is the section [{found.section}] of an architecture: put a line base = "NAME" above it.')
 
 
 def _simulated(config: Config, options: dict[str, Any]) -> Profile:

@@ -1,7 +1,7 @@
 """Run the commands in the docs and put what they print behind them.
 
-A ```console block holds lines "$ command" and what each prints; a ```toml block headed "# FILE.toml" is
-written to FILE.toml in the scratch folder the commands run in. A picture that a command draws into a file
+A ```console block holds lines "$ command" and what each prints; a ```toml or ```python block headed "# FILE" is
+written to FILE in the scratch folder the commands run in. A picture that a command draws into a file
 under docs/ is refreshed with it. Every figure in the docs is thus a command's.
 
     python docs/refresh.py            rewrite README.md and docs/*.md
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"^```(?P<kind>console|toml)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(?P<kind>console|toml|python)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 WIDTH = "100"
 
 
@@ -40,8 +40,8 @@ def refresh(text: str, folder: Path) -> str:
 
     def execute(match: re.Match[str]) -> str:
         kind, body = match["kind"], match["body"]
-        if kind == "toml":
-            name = re.match(r"# (\S+\.toml)", body)
+        if kind != "console":
+            name = re.match(r"# (\S+\.(?:toml|py))$", body, re.MULTILINE)
             if name:
                 (folder / name[1]).write_text(body)
             return match[0]

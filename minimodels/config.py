@@ -34,6 +34,12 @@ class Published(Strict):
     source: str
 
 
+class PublishedTotal(Published):
+    """The count the authors state for several parts together."""
+
+    of: list[str] | None = Field(default=None, min_length=1, description="the parts; none: all")
+
+
 class Norm(Strict):
     """Normalisation before each sublayer: LayerNorm with scale and shift, or RMSNorm with scale."""
 
@@ -224,6 +230,15 @@ class Architecture(Strict):
     title: str
     family: str
     paper: str
+    published: PublishedTotal | None = Field(default=None, description="of parts together, where the authors state it")
+
+    @model_validator(mode="after")
+    def _of_its_parts(self) -> Architecture:
+        own = [key for key, _ in self.parts()]
+        for key in (self.published and self.published.of) or ():
+            if key not in own:
+                raise ValueError(f"published.of: {key!r} is no part; parts are {', '.join(own)}")
+        return self
 
     def parts(self) -> Iterator[tuple[str, Part]]:
         """The networks of the architecture in the order they run, by section name."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from minimodels.autoencoder_config import KlDecoder
-from minimodels.config import Architecture, Factor, Length, Strict, TextEncoder
+from minimodels.config import Architecture, Factor, Length, Positive, Strict, TextEncoder
 from minimodels.unet_config import Denoiser, Motion, Prior, UNet, check_divides
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -53,13 +53,14 @@ class Denoising(Strict):
     dynamic_threshold: float | None = Field(
         default=None, gt=0, lt=1, description="quantile that pixels are clipped to at every step; none: they are not"
     )
-
-    clip: bool = Field(default=False, description="pixels are clipped to [-1, 1] at every step")
+    static_threshold: Positive | None = Field(
+        default=None, description="size that values of the predicted image are clipped to at every step; none: not"
+    )
 
     @model_validator(mode="after")
-    def _one_clip(self) -> Denoising:
-        if self.clip and self.dynamic_threshold is not None:
-            raise ValueError("pixels are clipped or thresholded (dynamic_threshold), not both")
+    def _one_threshold(self) -> Denoising:
+        if self.dynamic_threshold is not None and self.static_threshold is not None:
+            raise ValueError("dynamic_threshold and static_threshold both clip the image: give one of them")
         return self
 
     def check(self, where: str, schedule: Schedule) -> None:

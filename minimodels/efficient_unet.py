@@ -2,9 +2,9 @@
 
 Down: a strided convolution, residual blocks, then attention where the block has it. Up: the blocks backwards, every
 residual block with the skip of its partner on the way down, attention, then twice the side and a convolution. Skips
-are scaled by 1/sqrt(2). Attention reads the text through a LayerNorm (section 2.4).
+are scaled by 1/sqrt(2). The text is normed in each attention to it.
 
-Source: Saharia et al. 2022 (Imagen), arXiv 2205.11487, appendices B.1, F.2 and F.3, figures A.27 to A.30. That a skip
+Source: Saharia et al. 2022 (Imagen), arXiv 2205.11487, section 2.4, appendices B.1, F.2 and F.3, figures A.27 to A.30. That a skip
 enters every residual block, and not the first of each UBlock alone, is inferred from the parameter count.
 """
 
@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minimodels.blocks import ACTIVATIONS, Attention, Heads
+from minimodels.checks import check_features, check_picture, check_told
 from minimodels.kernels.scope import scope
 from minimodels.unet_blocks import (
     Downsample,
@@ -25,6 +26,7 @@ from minimodels.unet_blocks import (
     ResSettings,
     TextPooling,
     Upsample,
+    per_sample,
     timestep_features,
 )
 from minimodels.unet_config import Block
@@ -56,8 +58,8 @@ class BlockAttention(nn.Module):
             x = x + self.self_attention(self.self_norm(x))
         if self.cross_attention is not None and self.cross_norm is not None and self.text_norm is not None:
             with scope("attention", "cross"):
-                context = self.text_norm(context)
-            x = x + self.cross_attention(self.cross_norm(x), self.cross_attention.project(context))
+                text = self.text_norm(context)
+            x = x + self.cross_attention(self.cross_norm(x), self.cross_attention.project(text))
         with scope("feed_forward"):
             x = x + self.down(ACTIVATIONS["gelu"](self.up(self.ff_norm(x))))
         return rearrange(x, "b (h w) c -> b c h w", h=height, w=width).contiguous()
@@ -69,8 +71,9 @@ class Level(nn.Module):
     def __init__(self, config: EfficientUNetConfig, block: Block, inputs: list[int]) -> None:
         super().__init__()
         settings = ResSettings(
-            config.norm_groups, config.norm_eps, ACTIVATION, config.time_dim, scale_shift=True, project=True
-        )
+            groups=config.norm_groups, eps=config.norm_eps, activation=ACTIVATION, time_dim=config.time_dim,
+            scale_shift=True, project=True,
+        )  # fmt: skip
         self.res_blocks = nn.ModuleList(ResBlock(settings, channels, block.channels) for channels in inputs)
         attends = block.self_attention or block.cross_attention
         self.attention = BlockAttention(config, block) if attends else None
@@ -81,10 +84,11 @@ class Level(nn.Module):
 
 
 class EfficientUNet(nn.Module):
-    """Noisy and enlarged pixels x (b, 6, h, w), timestep (b,), text (b, m, text_dim) -> (b, out_channels, h, w)."""
+    """Noisy and enlarged pixels x (b, 6, h, w), timestep t (b,), context (b, m, text_dim) -> (b, out_channels, h, w)."""
 
     def __init__(self, config: EfficientUNetConfig) -> None:
         super().__init__()
+        self.config = config
         stem, width, levels = config.stem_channels, config.time_dim, config.levels
         self.stem = stem
         self.time, self.noise_level = (Embedding(stem, width, ACTIVATION) for _ in range(2))
@@ -103,13 +107,23 @@ class EfficientUNet(nn.Module):
         self.norm = nn.GroupNorm(config.norm_groups, stem, config.norm_eps)
         self.leave = nn.Conv2d(stem, config.out_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, *, noise_level: Tensor) -> Tensor:
-        """noise_level: (b,), the noise added to the low-resolution image."""
+    def forward(
+        self, x: Tensor, t: Tensor | float, context: Tensor | None = None, *, noise_level: Tensor | float | None = None
+    ) -> Tensor:
+        """noise_level: a number or (b,), the noise added to the low-resolution image.
+
+        Raises:
+            ValueError: something is missing or of another width.
+        """
+        check_picture("x", x, self.config.in_channels, self.config.shrinks)
+        check_features("context", context, self.config.text_dim)
+        check_told("noise_level", noise_level, 0)
+        assert context is not None and noise_level is not None, "checked"
         act = ACTIVATIONS[ACTIVATION]
-        t = self.time(timestep_features(timestep, self.stem).to(x.dtype))
-        t = t + self.noise_level(timestep_features(noise_level, self.stem).to(x.dtype))
+        embedded = self.time(timestep_features(per_sample(t, x), self.stem).to(x.dtype))
+        embedded = embedded + self.noise_level(timestep_features(per_sample(noise_level, x), self.stem).to(x.dtype))
         text = self.text(context)
-        t, context = act(t + self.pooling(text if self.projected else context)), text
+        t, context = act(embedded + self.pooling(text if self.projected else context)), text
         x, skips = self.enter(x), []
         for shrink, level in zip(self.shrink, self.down, strict=True):
             x = shrink(x)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from minimodels.autoencoder import KlDecoder
 from minimodels.autoencoder_config import KlDecoder as KlDecoderConfig
+from minimodels.checks import check_picture
 from minimodels.encoder import ConvEncoder
 
 
@@ -20,6 +21,7 @@ class KlAutoencoder(nn.Module):
 
     def __init__(self, config: KlDecoderConfig) -> None:
         super().__init__()
+        self.latent_channels = config.latent_channels
         moments = 2 * config.latent_channels
         self.encoder = ConvEncoder(config, moments)
         self.to_code = nn.Conv2d(moments, moments, 1) if config.quant_conv else None
@@ -27,6 +29,7 @@ class KlAutoencoder(nn.Module):
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents of x, neither shifted nor scaled."""
+        check_picture("x", x, 3)
         h = self.encoder(x)
         mean, log_variance = (h if self.to_code is None else self.to_code(h)).chunk(2, dim=1)
         return mean, log_variance
@@ -38,6 +41,7 @@ class KlAutoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents -> pixels (b, 3, h, w)."""
+        check_picture("z", z, self.latent_channels)
         return self.decoder(z)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from minimodels.config import Part
 from minimodels.kinds import KINDS, Config
 
 Table = dict[str, Any]
+SIZELESS = frozenset({"run", "schedule", "schedules", "published"})  # sections that are no part
 MAX_FILE = 1 << 20  # bytes: a config is a page of text
 
 
@@ -68,6 +69,15 @@ def parse(table: Mapping[str, Any], title: str) -> Config:
         raise ValueError(_explain(error, table, KINDS[kind], title)) from None
 
 
+def parse_on_base(table: Table, title: str) -> Config:
+    """As `parse`, of a table that may name a `base`.
+
+    Raises:
+        ValueError: as `parse`, or there is no such base.
+    """
+    return parse(_on_base(table, title) | {"name": "imported"}, title)
+
+
 def json_schema() -> Table:
     """JSON Schema of a config file, for editors: everything is required, or nothing where there is a base."""
     schema = TypeAdapter(Config).json_schema()
@@ -77,11 +87,9 @@ def json_schema() -> Table:
         del whole[model.__name__]["properties"]["name"]
     partial: Table = {name: _relaxed(definition) for name, definition in json.loads(json.dumps(whole)).items()}
     for model in KINDS.values():
-        base = {"type": "string", "enum": names(), "description": "architecture to start from"}
+        what = "architecture to start from; sections that give their kind take nothing of it"
+        base = {"type": "string", "enum": names(), "description": what}
         partial[model.__name__]["properties"]["base"] = base
-        replaced = "sections taken from this file alone, nothing of the base's in them"
-        replace = {"type": "array", "items": {"type": "string"}, "description": replaced}
-        partial[model.__name__]["properties"]["replace"] = replace
         partial[model.__name__]["required"] = ["base"]
         schema["anyOf"].append({"$ref": f"#/$defs/Partial{model.__name__}"})
     whole |= {f"Partial{name}": definition for name, definition in partial.items()}
@@ -119,20 +127,23 @@ def _resolve(name: str) -> tuple[Table, str]:
 
 
 def _on_base(table: Table, title: str) -> Table:
-    """`table` merged over the built-in architecture its `base` names; sections that it says to `replace` are not merged.
+    """`table` merged over the built-in architecture its `base` names.
+
+    A section that gives its `kind` is taken whole: of the base's, nothing remains in it. Any other says what differs.
 
     A built-in may have a base too, but that one is whole (a test holds it), so no chain is longer than two.
     """
-    base, replaced = table.pop("base", None), table.pop("replace", [])
-    if not isinstance(replaced, list) or any(key not in table for key in replaced):
-        raise ValueError(f"{title}: replace lists sections of this file that stand whole in place of the base's")
+    base = table.pop("base", None)
     if base is None:
         return table
     if not isinstance(base, str):
         raise ValueError(f"{title}: base must be the name of a built-in architecture, not {base!r}")
     parent = _on_base(_read_builtin(base.removesuffix("-config"), asked_by=title), base)
     resized = [key for key, value in table.items() if isinstance(value, dict) and "published" not in value]
-    table = _merge({key: value for key, value in parent.items() if key not in replaced}, table)
+    whole = {key for key, value in table.items() if isinstance(value, dict) and "kind" in value}
+    if "published" not in table and not SIZELESS.issuperset(key for key in table if isinstance(table[key], dict)):
+        parent.pop("published", None)
+    table = _merge({key: value for key, value in parent.items() if key not in whole}, table)
     for key in resized:  # another size is not what the authors counted
         table[key].pop("published", None)
     return table
@@ -168,9 +179,9 @@ def _read_file(path: Path) -> Table:
 
 
 def _lone_section(table: Mapping[str, Any]) -> str | None:
-    """The one section of a table that holds a part and nothing else, as `minibench import` writes it."""
+    """The one section of a table that holds a part and, but for titles, nothing else, as `minibench import` writes it."""
     kinds = {get_args(part.model_fields["kind"].annotation)[0] for part in _leaves(Part)}
-    match [key for key in table if key not in ("name", "replace")]:
+    match [key for key in table if key not in ("name", "title", "paper")]:
         case [key] if isinstance(table[key], dict) and table[key].get("kind") in kinds:
             return key
     return None
@@ -226,6 +237,8 @@ def _override(table: Table, text: str, title: str) -> None:
             # Another size is not what the authors counted
             if depth and keys[1] != "published" and _is_part(table[keys[0]]):
                 del table[keys[0]]["published"]
+            if depth and keys[0] not in SIZELESS:
+                table.pop("published", None)
         else:
             node = node[position]
             walked.append(position)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from minimodels.transformer import Stack
-from minimodels.unet_blocks import Embedding, timestep_features
+from minimodels.unet_blocks import Embedding, per_sample, timestep_features
 from minimodels.unet_config import Prior as PriorConfig
 
 EXTRA = 4  # tokens behind the text: its embedding, the timestep, the noisy embedding, the query
 
 
 class Prior(nn.Module):
-    """Noisy embedding x (b, e), timestep (b,), text features (b, m, text_dim), text embedding (b, e) -> (b, e)."""
+    """Noisy embedding x (b, e), timestep t (b,), context (b, m, text_dim), text embedding (b, e) -> (b, e)."""
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class Prior(nn.Module):
         self.stack = Stack(config.stack, config.text_len + EXTRA, causal=True)
         self.leave = nn.Linear(dim, width)
 
-    def forward(self, x: Tensor, timestep: Tensor, text: Tensor, embedding: Tensor) -> Tensor:
-        time = self.time(timestep_features(timestep, self.dim).to(x.dtype))
+    def forward(self, x: Tensor, t: Tensor | float, context: Tensor, embedding: Tensor) -> Tensor:
+        time = self.time(timestep_features(per_sample(t, x), self.dim).to(x.dtype))
         told = torch.stack([self.text_embedding(embedding), time, self.image_embedding(x)], dim=1)
-        sequence = torch.cat([self.text(text), told, self.query.expand(len(x), -1, -1)], dim=1)
+        sequence = torch.cat([self.text(context), told, self.query.expand(len(x), -1, -1)], dim=1)
         return self.leave(self.stack(sequence)[:, -1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from operator import mul
 from typing import Any
@@ -111,11 +112,10 @@ class Sampler:
 
     kind: str
     prediction: str
-    threshold: float | None
+    threshold: Callable[[Tensor], Tensor] | None  # of the predicted image
     timesteps: list[int]
     signal: list[float]
     signal_next: list[float]
-    clip: bool = False
 
     @classmethod
     def of(cls, schedule: Schedule, run: Denoising) -> Sampler:
@@ -130,15 +130,7 @@ class Sampler:
         visited = [signal[t] for t in timesteps]
         last = signal[0] if run.sampler == "ddim" else 1.0
         after = [last, *visited[:-1]]
-        return cls(
-            run.sampler,
-            schedule.prediction,
-            run.dynamic_threshold,
-            timesteps[::-1],
-            visited[::-1],
-            after[::-1],
-            run.clip,
-        )
+        return cls(run.sampler, schedule.prediction, threshold_of(run), timesteps[::-1], visited[::-1], after[::-1])
 
     def start(self, noise: Tensor) -> Tensor:
         """The state before the first step, from normal noise of its shape."""
@@ -150,7 +142,7 @@ class Sampler:
 
     def advance(self, index: int, x: Tensor, predicted: Tensor, scale: float | None) -> Tensor:
         """From x (b, ...) at step `index` to the next; scale: of guidance, the prediction then being (2b, ...)."""
-        if self.threshold is None and not self.clip and fused.takes_step(x, predicted):
+        if self.threshold is None and fused.takes_step(x, predicted):
             return fused.guided_step(x, predicted, scale, self.affine(index))
         return self.step(index, x, predicted if scale is None else guide(predicted, scale))
 
@@ -159,7 +151,7 @@ class Sampler:
 
         They are what the step's own formulas make of 1 in the place of each, so that there is no second set of them.
         """
-        assert self.threshold is None and not self.clip, "a threshold is not linear"
+        assert self.threshold is None, "a threshold is not linear"
         units = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
         of_x, of_predicted, of_noise = (self._next(index, x, p, lambda e=e: e) for x, p, e in units)
         return of_x, of_predicted, of_noise
@@ -193,10 +185,26 @@ class Sampler:
             clean, noise = predicted, (x - keep * predicted) / spread
         else:
             clean, noise = (x - spread * predicted) / keep, predicted
-        if self.clip or self.threshold is not None:
-            clean = clean.clamp(-1, 1) if self.threshold is None else dynamic_threshold(clean, self.threshold)
-            noise = (x - keep * clean) / spread
+        if self.threshold is not None:
+            clean = self.threshold(clean)
+            if self.kind != "ddpm":  # which goes by the image alone
+                noise = (x - keep * clean) / spread
         return clean, noise
+
+
+def threshold_of(run: Denoising) -> Callable[[Tensor], Tensor] | None:
+    """What a loop does to the image predicted at every step, where it does anything."""
+    if run.static_threshold is not None:
+        return partial(static_threshold, limit=run.static_threshold)
+    return None if run.dynamic_threshold is None else partial(dynamic_threshold, quantile=run.dynamic_threshold)
+
+
+def static_threshold(x: Tensor, limit: float) -> Tensor:
+    """x clipped to [-limit, limit]: what pixels cannot be, they are not predicted to be.
+
+    Source: Dhariwal and Nichol 2021 (ADM), official code: `clip_denoised`.
+    """
+    return x.clamp(-limit, limit)
 
 
 def dynamic_threshold(x: Tensor, quantile: float) -> Tensor:

@@ -20,7 +20,7 @@ from minimodels.run import STAGE, scope, steps
 from minimodels.samplers import guide, sample_token, still_masked, unmask
 from minimodels.texts import beside_empty, sizes_told
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelRun, ParallelVideo
-from minimodels.transformer import Cache, Decoder, TextEncoder, TextToTokens, start_tokens
+from minimodels.transformer import Decoder, TextEncoder, TextToTokens, start_tokens
 from minimodels.uvit import Told, UVit
 
 
@@ -32,7 +32,7 @@ def autoregressive_image(config: AutoregressiveImage, parts: nn.ModuleDict, text
     with scope(STAGE, "text_encoder"):
         context = transformer.encoder(beside_empty(text, guided))
     with scope(STAGE, "decode"):
-        cache = Cache(decoder.stack.empty_cache(len(context), length), decoder.stack.project_context(context))
+        cache = decoder.empty_cache(len(context), length, context)
         tokens = start_tokens(decoder, len(text), length + 1)
         for i in steps("decode", length, "affine"):
             current = tokens[:, i : i + 1]
@@ -54,7 +54,7 @@ def language_model(config: LanguageModel, parts: nn.ModuleDict, prompt: Tensor) 
     (batch, prompt_len), gen_len = prompt.shape, config.run.gen_len
     with scope(STAGE, "prefill"):
         tokens = torch.cat([prompt, prompt.new_zeros(batch, gen_len)], dim=1)
-        cache = Cache(decoder.stack.empty_cache(batch, prompt_len + gen_len), ())
+        cache = decoder.empty_cache(batch, prompt_len + gen_len)
         last = decoder.hidden(prompt, cache)[:, -1]
         tokens[:, prompt_len] = sample_token(decoder.logits(last), config.run.temperature)
     with scope(STAGE, "decode"):

@@ -8,7 +8,7 @@ Shapes: tokens (b, n) of integers; features (b, n, d); logits (b, n, vocabulary)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -29,6 +29,7 @@ from minimodels.blocks import (
     RotaryTable,
     make_norm,
 )
+from minimodels.checks import check_features, check_fits
 from minimodels.config import DecoderOnly, EncoderDecoder, Learned, LearnedAxes, Relative, Rotary
 from minimodels.config import Stack as StackConfig
 from minimodels.config import TextEncoder as TextEncoderConfig
@@ -114,7 +115,8 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, *, cache: Cache | None = None, pos: int = 0, mask: Tensor | None = None) -> Tensor:
         """x: (b, n, d), whose first row is position `pos` -> (b, n, d).
 
-        mask: (b, n), true where a token may be attended to; all may where it is None.
+        mask: (b, n), true or 1 where a token may be attended to; all may where it is None. A query that it leaves
+        with nothing attends to all that it could without it.
         """
         return layer_norm(self.last_two(x, cache=cache, pos=pos, mask=mask)[1], self.norm)
 
@@ -122,6 +124,10 @@ class Stack(nn.Module):
         self, x: Tensor, *, cache: Cache | None = None, pos: int = 0, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """What the last layer is given, and what it returns, both before the final norm."""
+        if mask is not None and mask.shape != x.shape[:2]:
+            raise ValueError(f"mask is {tuple(mask.shape)}, the text {tuple(x.shape[:2])}")
+        if cache is not None and cache.layers:
+            check_fits("tokens", pos + x.shape[1], cache.layers[0].keys.shape[2], "that the cache has room for")
         x, bias, given = self._placed(x, pos), self._bias(x.shape[1], pos, mask, x.dtype), x
         for index, layer in enumerate(self.layers):
             given = x
@@ -140,12 +146,15 @@ class Stack(nn.Module):
         """x with the vectors of its positions added, where they are trained."""
         n = x.shape[1]
         if self.positions is not None:
-            if self.role == "temporal":
+            over_frames, room = self.role == "temporal", len(self.positions.weight)
+            n = n if over_frames else x.shape[-2]
+            check_fits("frames" if over_frames else "tokens", pos + n, room, "that have positions")
+            if over_frames:
                 return x + self.positions.weight[:n, None]
-            n = x.shape[-2]
             return x + self.positions.weight[pos : pos + n]
         if self.axes is not None:
             first, *rest = (len(axis.weight) for axis in self.axes.axes)  # type: ignore[arg-type]
+            check_fits("tokens", n, first * prod(rest), "that have positions")
             first = n // prod(rest) if rest else first  # a video may have fewer frames than positions
             return x + self.axes((first, *rest))
         return x
@@ -155,16 +164,15 @@ class Stack(nn.Module):
         bias = None if self.relative is None else self.relative(n, pos + n)
         if mask is None:
             return bias
-        if mask.is_floating_point() or mask.is_complex():
-            raise ValueError(f"a mask is of booleans, or of 0 and 1, not {str(mask.dtype).removeprefix('torch.')}")
-        # Not -inf: where nothing may be attended to, all is, on every backend
-        hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, torch.finfo(dtype).min)
-        hidden = rearrange(hidden, "b m -> b 1 1 m")
+        seen = _seen(mask, self.causal)
+        hidden = torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill(~seen, float("-inf"))
+        hidden = rearrange(hidden, "b n m -> b 1 n m")
         return hidden.expand(-1, -1, n, -1) if bias is None else bias + hidden
 
     def project_context(self, context: Tensor) -> tuple[KV, ...]:
         """Keys and values of every cross-attention for context (b, m, context_dim), computed once."""
-        layers = cast("Iterable[Layer]", self.layers)
+        layers = cast("Sequence[Layer]", self.layers)
+        check_features("context", context, layers[0].cross_attention.to_k.in_features)
         return tuple(layer.cross_attention.project(context) for layer in layers)
 
     def empty_cache(self, batch: int, capacity: int) -> tuple[KV, ...]:
@@ -173,6 +181,19 @@ class Stack(nn.Module):
         like = next(self.parameters())
         with scope(KV_CACHE):
             return tuple(KV(like.new_zeros(shape), like.new_zeros(shape)) for _ in self.layers)
+
+
+def _seen(mask: Tensor, causal: bool) -> Tensor:
+    """The keys that a mask (b, m) leaves to each query, (b, n, m); n is 1 where it is the same for all.
+
+    A row without any would be NaN in a softmax, or zero, by the kernel: its query sees all instead, as in transformers.
+    """
+    if mask.is_floating_point() or mask.is_complex():
+        raise ValueError(f"mask must be of booleans or integers, 0 and 1, not {str(mask.dtype).removeprefix('torch.')}")
+    mask = mask != 0
+    if not causal:
+        return rearrange(mask | ~mask.any(dim=1, keepdim=True), "b m -> b 1 m")
+    return rearrange(mask, "b m -> b 1 m") | rearrange(mask.cumsum(dim=1) == 0, "b n -> b n 1")
 
 
 class Encoder(nn.Module):
@@ -184,7 +205,7 @@ class Encoder(nn.Module):
         self.stack = Stack(config, length, causal=causal)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """mask: (b, n), true where there is text; all is text where it is None."""
+        """mask: (b, n), true or 1 where there is text; all is text where it is None."""
         return self.stack(self.embedding(tokens), mask=mask)
 
 
@@ -201,13 +222,18 @@ class TextEncoder(Encoder):
         self.project = nn.Linear(config.stack.dim, width, bias=False) if width else None
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Features (b, n, d) of tokens (b, n); mask: (b, n), true where there is text."""
+        """Features (b, n, d) of tokens (b, n); mask: (b, n), true or 1 where there is text."""
         before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
         return before if self.penultimate else self.stack.norm(last)
 
     def pooled(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Features (b, n, d), and the vector (b, projection) that stands for the text."""
-        assert self.project is not None, "this encoder has no projection"
+        """Features (b, n, d), and the vector (b, projection) that stands for the text.
+
+        Raises:
+            ValueError: this encoder has no projection.
+        """
+        if self.project is None:
+            raise ValueError("this text encoder has no projection (in transformers CLIPTextModelWithProjection has)")
         before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
         normed = self.stack.norm(last)
         ends = tokens if self.end is None else (tokens == self.end).int()
@@ -240,6 +266,11 @@ class Decoder(nn.Module):
         self.stack = Stack(config, length, causal=True, context_dim=context_dim)
         self.head = None if tied else nn.Linear(config.dim, vocab, bias=False)
 
+    def empty_cache(self, batch: int, length: int, context: Tensor | None = None) -> Cache:
+        """Room for keys and values of `length` tokens, beside those of the context (b, m, context_dim) it attends to."""
+        layers = self.stack.empty_cache(batch, length)
+        return Cache(layers, () if context is None else self.stack.project_context(context))
+
     def hidden(self, tokens: Tensor, cache: Cache | None = None, pos: int = 0) -> Tensor:
         """Features (b, n, d) before the output head."""
         return self.stack(self.embedding(tokens), cache=cache, pos=pos)
@@ -251,6 +282,11 @@ class Decoder(nn.Module):
         return self.head(x)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None, pos: int = 0) -> Tensor:
+        """cache: of `empty_cache`, with the keys and values of the positions before `pos`; those of tokens are added.
+
+        Raises:
+            ValueError: more tokens than have positions, or than the cache has room for.
+        """
         return self.logits(self.hidden(tokens, cache, pos))
 
 

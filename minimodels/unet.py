@@ -17,6 +17,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from minimodels.blocks import ACTIVATIONS
+from minimodels.checks import check_features, check_picture, check_told
 from minimodels.unet_blocks import (
     Conv,
     Downsample,
@@ -26,6 +27,7 @@ from minimodels.unet_blocks import (
     TextPooling,
     Upsample,
     make_attention,
+    per_sample,
     timestep_features,
 )
 from minimodels.unet_config import Level, LevelAttention, Motion
@@ -127,19 +129,16 @@ class Conditions(nn.Module):
         """Embedded time (b, time_dim), through the activation, and the texts as attention takes them."""
         t = self.time(timestep_features(timestep, self.stem).to(dtype))
         for embedding, number in ((self.noise_level, noise_level), (self.frame_rate, frame_rate)):
-            if embedding is not None:
-                assert number is not None, "this network is told its noise level, or frame rate"
+            if embedding is not None and number is not None:
                 t = t + embedding(timestep_features(number, self.stem).to(dtype))
         if self.vector is not None:
-            assert vector is not None, "this network is told a vector"
             t = t + self.vector(vector)
         raw = texts[:1]
         if self.text is not None:
             texts = [self.text(texts[0]), *texts[1:]]
         if self.pooling is not None:
             t = t + self.pooling(texts[0] if self.pools_projected else raw[0])
-        if self.image is not None and self.image_tokens is not None:
-            assert image is not None, "this network is told an image embedding"
+        if self.image is not None and self.image_tokens is not None and image is not None:
             t = t + self.image(image)
             tokens = rearrange(self.image_tokens(image), "b (m d) -> b m d", m=self.tokens)
             texts = [torch.cat([tokens, *texts[:1]], dim=1), *texts[1:]]
@@ -147,7 +146,7 @@ class Conditions(nn.Module):
 
 
 class UNet(nn.Module):
-    """Noisy x (b, in_channels, h, w), timestep (b,), context (b, m, d) -> (b, out_channels, h, w).
+    """Noisy x (b, in_channels, h, w), timestep t (b,), context (b, m, d) -> (b, out_channels, h, w).
 
     d is text_dim where the config has one, else context_dim; one timestep will do for all samples. A network for
     video takes (b, c, f, h, w).
@@ -199,28 +198,39 @@ class UNet(nn.Module):
     def forward(
         self,
         x: Tensor,
-        timestep: Tensor | float,
+        t: Tensor | float,
         context: Tensor | None = None,
         *,
         second_context: Tensor | None = None,
         vector: Tensor | None = None,
         image: Tensor | None = None,
-        noise_level: Tensor | None = None,
-        frame_rate: Tensor | None = None,
+        noise_level: Tensor | float | None = None,
+        frame_rate: Tensor | float | None = None,
     ) -> Tensor:
         """second_context: (b, m', second_context_dim); vector: (b, vector.dim); image: (b, image_tokens.dim);
-        noise_level, frame_rate: (b,), each for networks whose config has it.
+        noise_level, frame_rate: numbers or (b,), each for networks whose config has it.
+
+        Raises:
+            ValueError: something is missing, of another width, or not what this network is told.
         """
-        if context is None and self.config.context_dim is not None and self.config.image_tokens is None:
-            raise ValueError(f"this network attends to text: give it context (b, m, {self.config.context_dim})")
-        timestep = torch.as_tensor(timestep, device=x.device).expand(len(x))
+        config = self.config
+        check_picture("x", x, config.in_channels, config.shrinks, video=config.temporal is not None)
+        width = config.text_dim or config.context_dim
+        if width is not None and (context is not None or config.image_tokens is None):
+            check_features("context", context, width)
+        check_told("second_context", second_context, config.second_context_dim)
+        check_told("vector", vector, config.vector.dim if config.vector else None)
+        check_told("image", image, config.image_tokens.dim if config.image_tokens else None)
+        check_told("noise_level", noise_level, 0 if config.noise_level else None)
+        check_told("frame_rate", frame_rate, 0 if config.frame_rate else None)
         texts = [text for text in (context, second_context) if text is not None]
-        t, texts = self.conditions(timestep, x.dtype, texts, vector, image, noise_level, frame_rate)
-        if self.config.temporal is None:
-            return self._denoise(x, Told(t, tuple(texts), 1))
+        numbers = (None if number is None else per_sample(number, x) for number in (noise_level, frame_rate))
+        embedded, texts = self.conditions(per_sample(t, x), x.dtype, texts, vector, image, *numbers)
+        if config.temporal is None:
+            return self._denoise(x, Told(embedded, tuple(texts), 1))
         frames = x.shape[2]
         each = [repeat(text, "b m d -> (b f) m d", f=frames) for text in texts]
-        told = Told(repeat(t, "b d -> (b f) d", f=frames), tuple(each), frames)
+        told = Told(repeat(embedded, "b d -> (b f) d", f=frames), tuple(each), frames)
         x = self._denoise(rearrange(x, "b c f h w -> (b f) c h w"), told)
         return rearrange(x, "(b f) c h w -> b c f h w", f=frames)
 

@@ -20,6 +20,7 @@ from minimodels.kernels.fused import add_norm, group_norm, layer_norm
 from minimodels.kernels.scope import scope
 from minimodels.unet_config import (
     AppendedAttention,
+    LayerTextNorm,
     LevelAttention,
     Pseudo3d,
     Temporal,
@@ -39,6 +40,14 @@ def timestep_features(timestep: Tensor, dim: int) -> Tensor:
     exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half
     angle = timestep[:, None].float() * torch.exp(exponent)[None]
     return torch.cat([torch.cos(angle), torch.sin(angle)], dim=-1)
+
+
+def per_sample(number: Tensor | float, x: Tensor) -> Tensor:
+    """A number, or one for each sample of x (b, ...), as (b,)."""
+    number = torch.as_tensor(number, device=x.device)
+    if number.shape not in ((), (1,), (len(x),)):
+        raise ValueError(f"one number for each of {len(x)} samples, or one for all, not {tuple(number.shape)}")
+    return number.expand(len(x))
 
 
 class Embedding(nn.Sequential):
@@ -94,11 +103,11 @@ class ResSettings(NamedTuple):
     def of(cls, unet: UNet) -> ResSettings:
         """Those of a UNet."""
         return cls(
-            unet.norm_groups,
-            unet.norm_eps,
-            unet.activation,
-            unet.time_dim,
-            unet.scale_shift,
+            groups=unet.norm_groups,
+            eps=unet.norm_eps,
+            activation=unet.activation,
+            time_dim=unet.time_dim,
+            scale_shift=unet.scale_shift,
             temporal=unet.temporal,
             residual_scale=unet.residual_scale,
         )
@@ -126,14 +135,15 @@ class ResBlock(nn.Module):
 
     def __init__(self, settings: ResSettings, in_channels: int, channels: int, resample: str | None = None) -> None:
         super().__init__()
-        groups, eps, activation, time_dim, self.scale_shift, project, temporal, self.residual_scale = settings
-        self.resample, self.activation = resample, activation
+        groups, eps, time_dim, temporal = settings.groups, settings.eps, settings.time_dim, settings.temporal
+        self.scale_shift, self.residual_scale = settings.scale_shift, settings.residual_scale
+        self.resample, self.activation = resample, settings.activation
         self.norm_in = nn.GroupNorm(groups, in_channels, eps)
         self.conv_in = Conv(in_channels, channels, temporal)
         self.from_time = nn.Linear(time_dim, channels * (1 + self.scale_shift)) if time_dim else None
         self.norm_out = nn.GroupNorm(groups, channels, eps)
         self.conv_out = Conv(channels, channels, temporal)
-        project = project or in_channels != channels
+        project = settings.project or in_channels != channels
         self.shortcut = nn.Conv2d(in_channels, channels, 1) if project else nn.Identity()
         self.temporal = TemporalConvs(channels, groups, temporal) if isinstance(temporal, TextToVideo) else None
 
@@ -250,18 +260,16 @@ class TextAppendedAttention(nn.Module):
 
     Where it is `only_text`, pixels attend to the text alone.
 
-    Source: Imagen, appendix D.3.1; GLIDE's and DeepFloyd IF's code.
+    Source: Imagen, section 2.4 and appendix D.3.1; GLIDE's and DeepFloyd IF's code.
     """
 
     def __init__(self, config: UNet, channels: int, attention: AppendedAttention) -> None:
         super().__init__()
         heads = Heads(attention.num_heads, attention.num_heads, channels // attention.num_heads)
-        width, groups, self.only_text = config.context_dim, attention.text_norm_groups, attention.only_text
+        width, self.only_text = config.context_dim, attention.only_text
         self.role = "cross" if self.only_text else own_role(config)
         self.norm = nn.GroupNorm(config.norm_groups, channels, config.norm_eps)
-        self.text_norm = nn.GroupNorm(groups, width, config.norm_eps) if groups and width else None
-        if attention.text_layer_norm and width:
-            self.text_norm = nn.LayerNorm(width)
+        self.text_norm = _text_norm(attention, width, config.norm_eps) if width else None
         source = width if self.only_text and width else channels
         self.attention = Attention(channels, source, heads, self.role, bias="all")
         appended = None if self.only_text else width
@@ -295,6 +303,13 @@ class TextAppendedAttention(nn.Module):
         if isinstance(self.text_norm, nn.LayerNorm):
             return self.text_norm(text)
         return rearrange(self.text_norm(rearrange(text, "b m d -> b d m")), "b d m -> b m d")
+
+
+def _text_norm(attention: AppendedAttention, width: int, eps: float) -> nn.Module | None:
+    """The norm of a text (b, m, width), where the attention has one."""
+    if isinstance(attention.text_norm, LayerTextNorm):
+        return nn.LayerNorm(width, eps)
+    return None if attention.text_norm is None else nn.GroupNorm(attention.text_norm.groups, width, eps)
 
 
 def own_role(config: UNet) -> str:

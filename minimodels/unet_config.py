@@ -28,16 +28,29 @@ class TransformerAttention(Strict):
     num_heads: Width
 
 
+class LayerTextNorm(Strict):
+    """LayerNorm of each text token (Imagen)."""
+
+    kind: Literal["layer"]
+
+
+class GroupTextNorm(Strict):
+    """GroupNorm over all text tokens (DeepFloyd IF)."""
+
+    kind: Literal["group"]
+    groups: Width
+
+
+TextNorm = Annotated[LayerTextNorm | GroupTextNorm, Field(discriminator="kind")]
+
+
 class AppendedAttention(Strict):
     """Self-attention to whose keys and values the text is appended."""
 
     kind: Literal["appended"]
     num_heads: Width
     only_text: bool = Field(default=False, description="attends to the text alone (DeepFloyd IF's super-resolution)")
-    text_norm_groups: Width | None = Field(
-        default=None, description="groups of a norm of the text (DeepFloyd IF); none: it is not normed"
-    )
-    text_layer_norm: bool = Field(default=False, description="LayerNorm of the text (Imagen)")
+    text_norm: TextNorm | None = Field(default=None, description="of the text, in each attention; none: it has none")
 
 
 LevelAttention = Annotated[TransformerAttention | AppendedAttention, Field(discriminator="kind")]
@@ -176,10 +189,8 @@ class UNet(Part):
             if any(attention.kind == "transformer" or attention.only_text for attention in attends):
                 raise ValueError("attention of kind 'transformer', or only_text, needs a context_dim to attend to")
         for attention in attends:
-            if attention.kind == "appended" and attention.text_layer_norm and attention.text_norm_groups:
-                raise ValueError("attention has text_layer_norm or text_norm_groups, not both")
-            if attention.kind == "appended" and attention.text_norm_groups and self.context_dim:
-                check_divides("context_dim", self.context_dim, "text_norm_groups", attention.text_norm_groups)
+            if attention.kind == "appended" and isinstance(attention.text_norm, GroupTextNorm) and self.context_dim:
+                check_divides("context_dim", self.context_dim, "text_norm.groups", attention.text_norm.groups)
         if self.second_context_dim and any(attention.kind == "appended" for attention in attends):
             raise ValueError("second_context_dim needs attention of kind 'transformer' everywhere")
         if isinstance(self.temporal, Motion):
@@ -209,7 +220,10 @@ class Block(Strict):
 
 
 class EfficientUNet(Part):
-    """Imagen's super-resolution network: most residual blocks at low resolution, resampling at the blocks' borders."""
+    """Imagen's super-resolution network: most residual blocks at low resolution, resampling at the blocks' borders.
+
+    Every attention to the text has a LayerNorm of it.
+    """
 
     kind: Literal["efficient-unet"]
     in_channels: Width = Field(description="noisy pixels and the enlarged low-resolution image")

@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minimodels.blocks import KV, Attention, Geglu, Heads
+from minimodels.checks import check_features
 from minimodels.kernels.scope import scope
 from minimodels.token_config import UVit as UVitConfig
 from minimodels.unet_blocks import timestep_features
@@ -169,7 +170,7 @@ class UVit(nn.Module):
 
     def __init__(self, config: UVitConfig) -> None:
         super().__init__()
-        self.number_dim, self.resample = config.vector.number_dim, config.resample
+        self.told, self.resample = config.vector, config.resample
         dim, channels, eps = config.dim, config.channels, config.norm_eps
         self.text, self.text_norm = nn.Linear(config.text_dim, dim, bias=False), nn.RMSNorm(dim, eps)
         self.vector = nn.Sequential(
@@ -191,24 +192,31 @@ class UVit(nn.Module):
 
     def context(self, text: Tensor, pooled: Tensor, numbers: Tensor) -> Told:
         """Text features (b, m, text_dim), pooled text (b, pooled_dim), sizes, crop and score (b, numbers)."""
-        features = rearrange(timestep_features(numbers.flatten(), self.number_dim), "(b n) d -> b (n d)", b=len(text))
+        check_features("text", text, self.text.in_features)
+        check_features("pooled", pooled, self.told.pooled_dim)
+        check_features("numbers", numbers, self.told.numbers)
+        features = rearrange(
+            timestep_features(numbers.flatten(), self.told.number_dim), "(b n) d -> b (n d)", b=len(text)
+        )
         vector = self.vector(torch.cat([pooled, features.to(pooled.dtype)], dim=1))
         text = self.text_norm(self.text(text))
         layers = tuple(cast(Layer, layer).cross_attention.project(text) for layer in self.layers)
         return Told(vector, self.down.context(text), layers, self.up.context(text))
 
-    def forward(self, tokens: Tensor, told: Told) -> Tensor:
-        assert not (self.resample and (tokens.shape[1] % 2 or tokens.shape[2] % 2)), f"odd grid {tokens.shape[1:]}"
-        t = rearrange(told.vector, "b d -> b 1 d")
+    def forward(self, tokens: Tensor, context: Told) -> Tensor:
+        """context: what `context` makes of a text, once for all steps."""
+        if self.resample and (tokens.shape[1] % 2 or tokens.shape[2] % 2):
+            raise ValueError(f"tokens are {tokens.shape[1]} x {tokens.shape[2]}: both sides must be even")
+        t = rearrange(context.vector, "b d -> b 1 d")
         place = rearrange(t, "b 1 d -> b 1 1 d")
         x = self.enter(rearrange(self.enter_norm(self.embedding(tokens)), "b h w c -> b c h w").contiguous())
-        x = self.down(self.shrink(x), place, told.down)
+        x = self.down(self.shrink(x), place, context.down)
         height = x.shape[2]
         with scope("transformer"):
             x = self.to_layers(self.to_layers_norm(rearrange(x, "b c h w -> b (h w) c")))
-            for layer, cross in zip(self.layers, told.layers, strict=True):
+            for layer, cross in zip(self.layers, context.layers, strict=True):
                 x = layer(x, t, cross)
             x = self.from_layers(self.from_layers_norm(x))
-        x = self.up(rearrange(x, "b (h w) c -> b c h w", h=height).contiguous(), place, told.up)
+        x = self.up(rearrange(x, "b (h w) c -> b c h w", h=height).contiguous(), place, context.up)
         x = rearrange(self.leave(self.grow(x)), "b c h w -> b h w c")
         return self.head(rearrange(self.leave_norm(x), "b h w c -> b c h w").contiguous())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from minimodels.autoencoder import VqDecoder
 from minimodels.autoencoder_config import VqDecoder as VqDecoderConfig
+from minimodels.checks import check_picture
 from minimodels.encoder import ConvEncoder
 
 
@@ -25,6 +26,7 @@ class VqAutoencoder(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Pixels (b, 3, h, w) -> codes (b, h / grows, w / grows)."""
+        check_picture("x", x, 3)
         return self.quantize(self.to_code(self.encoder(x)))
 
     def quantize(self, z: Tensor) -> Tensor:

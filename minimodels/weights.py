@@ -3,17 +3,19 @@
 The directory holds `config.json` and safetensors, one file or several with an index; pickles are never read. How
 each class maps onto ours stands in `peers`.
 
-What comes back is called as everything of ours: `unet(x, t, context)`, `encoder(tokens, mask=None)`,
-`autoencoder.encode(x)` and `autoencoder.decode(z)`, `llama(tokens, cache=None, pos=0)`.
+What comes back is called as everything of ours: `unet(x, t, context)` and what it is told by name, `encoder(tokens,
+mask=None)`, `autoencoder.encode(x)` and `autoencoder.decode(z)`, `llama(tokens, cache=None, pos=0)` with a cache of
+`llama.empty_cache(batch, length)`, `t5(text, tokens)`, `uvit(tokens, context)` with a context of `uvit.context(text,
+pooled, numbers)`. docs/weights.md has an example of each.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -22,28 +24,34 @@ from torch import nn
 from minimodels.blocks import Computed
 from minimodels.config import Part
 from minimodels.peers import Peer, State, Table
+from minimodels.peers.names import their_name
 from minimodels.run import NoInitialisation
 
 FILES = ("unet", "video", "autoencoder", "tokens", "text")
 STEMS = "diffusion_pytorch_model", "model"
 PICKLES = ".bin", ".pt", ".pth", ".ckpt"
+SHOWN = 3  # names in a message
 MAX_JSON = 1 << 26  # bytes: the index of a large model has some hundred thousand
 
 
 def from_pretrained(
-    directory: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    directory: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    variant: str | None = None,
 ) -> nn.Module:
     """The module of a directory that diffusers or transformers wrote, in evaluation mode, with its weights.
 
-    dtype: of all weights; that of the first where it is None.
+    dtype: of all weights; that of the first where it is None. variant: such as "fp16", of files named after it; None:
+    those without, or where there are none, the only variant there is.
 
     Raises:
-        ValueError: no safetensors; the class, a setting or a weight has no equal here; a weight is missing; shapes
+        ValueError: no safetensors, or not those of the variant; the class, a setting or a weight has no equal here; a weight is missing; shapes
             disagree.
     """
     directory = Path(directory)
     peer, part = read(directory)
-    return load(peer, part, directory, dtype, device)
+    return load(peer, part, directory, dtype, device, variant)
 
 
 def read(directory: Path) -> tuple[Peer, Part]:
@@ -53,6 +61,12 @@ def read(directory: Path) -> tuple[Peer, Part]:
         raise ValueError(f"{directory} is not a directory")
     if not path.is_file() and (directory / "model_index.json").is_file():
         raise ValueError(f"{directory} is a whole pipeline: name one of its components, such as {directory / 'unet'}")
+    if not path.is_file():
+        held = sorted(file.name for file in directory.iterdir())
+        raise ValueError(
+            f"{directory} is no model: it has no config.json, only {_some(held) or 'nothing'}; name a directory of a "
+            f"network, such as a pipeline's unet"
+        )
     table = read_json(path)
     architectures, known = table.get("architectures"), peers()
     name = table.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else None)
@@ -82,11 +96,12 @@ def load(
     directory: Path,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    variant: str | None = None,
 ) -> nn.Module:
     """The module of a part, with the weights of a directory of that class."""
     with torch.device("meta"), NoInitialisation():
         module = peer.build(part)
-    state = peer.convert(_stored(directory, str(device)))
+    state = peer.convert(_stored(directory, str(device), variant))
     _assign(module, peer, state, directory)
     for child in module.modules():
         if isinstance(child, Computed):
@@ -111,7 +126,7 @@ def read_json(path: Path) -> Table:
     return table
 
 
-def _stored(directory: Path, device: str) -> State:
+def _stored(directory: Path, device: str, variant: str | None) -> State:
     """All tensors of a directory by the names they have there."""
     try:
         from safetensors import SafetensorError
@@ -119,7 +134,7 @@ def _stored(directory: Path, device: str) -> State:
     except ImportError:
         raise ValueError("weights need the package safetensors: pip install 'minimodels[weights]'") from None
     state: State = {}
-    for path in _files(directory):
+    for path in _files(directory, variant):
         try:
             state |= load_file(path, device=device)
         except (OSError, SafetensorError) as error:
@@ -127,21 +142,24 @@ def _stored(directory: Path, device: str) -> State:
     return state
 
 
-def _files(directory: Path) -> list[Path]:
+def pickles(directory: Path) -> list[str]:
+    """The pickles among the files of a directory that has weights in no other form."""
+    names = sorted(file.name for file in directory.iterdir())
+    safe = any(name.endswith(".safetensors") for name in names)
+    return [] if safe else [name for name in names if name.endswith(PICKLES)]
+
+
+def _files(directory: Path, variant: str | None) -> list[Path]:
     """The safetensors files that make up a model: one, or the shards that an index names."""
-    for stem in STEMS:
-        if (whole := directory / f"{stem}.safetensors").is_file():
-            return [whole]
-        index = directory / f"{stem}.safetensors.index.json"
-        if index.is_file():
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict) or not shards:
-                raise ValueError(f"{index} names no shards: it has no weight_map")
-            names = sorted(set(map(str, shards.values())))
-            for name in names:
-                if Path(name).name != name or not (directory / name).is_file():
-                    raise ValueError(f"{index} names {name!r}, which is no file beside it")
-            return [directory / name for name in names]
+    variants = _variants(directory)
+    if variant is None and None not in variants and len(variants) == 1:
+        variant = next(iter(variants))
+    if variant in variants:
+        path = variants[variant]
+        return [path] if path.suffix == ".safetensors" else _shards(path)
+    if variants:
+        named = ", ".join(sorted(map(str, variants.keys() - {None}))) or "no variant"
+        raise ValueError(f"{directory} has weights of {named}, none of variant {variant!r}; give one as variant=")
     reason = "it has neither"
     for path in sorted(directory.iterdir()):
         if path.suffix == ".safetensors":
@@ -149,6 +167,30 @@ def _files(directory: Path) -> list[Path]:
         elif path.suffix in PICKLES:
             reason = f"it has {path.name}, and pickles are never read: save it as safetensors"
     raise ValueError(f"{directory}: weights must be in {STEMS[0]}.safetensors or {STEMS[1]}.safetensors; {reason}")
+
+
+def _variants(directory: Path) -> dict[str | None, Path]:
+    """The file of each variant, None being that of files without one: weights, or an index of shards."""
+    found: dict[str | None, Path] = {}
+    for stem in STEMS:
+        for pattern in (rf"{stem}(?:\.(\w+))?\.safetensors", rf"{stem}\.safetensors\.index(?:\.(\w+))?\.json"):
+            for path in sorted(directory.iterdir()):
+                match = re.fullmatch(pattern, path.name)
+                if match and path.is_file():
+                    found.setdefault(match[1], path)
+    return found
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, all beside it."""
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f"{index} names no shards: it has no weight_map")
+    names = sorted(set(map(str, shards.values())))
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise ValueError(f"{index} names {name!r}, which is no file beside it")
+    return [index.parent / name for name in names]
 
 
 def _assign(module: nn.Module, peer: Peer, state: State, directory: Path) -> None:
@@ -161,12 +203,15 @@ def _assign(module: nn.Module, peer: Peer, state: State, directory: Path) -> Non
     homes = {id(found[name]) for name in expected if name in found}
     surplus = [name for name in found if name not in expected and id(found[name]) not in homes]
     if missing or surplus:
+        absent = sorted(missing)
+        absent[:SHOWN] = [_both_names(name, theirs, peer) for name in absent[:SHOWN]]
+        homeless = sorted(theirs[name] for name in surplus)
         raise ValueError(
             "; ".join(
-                f"{directory}: {len(names)} weights {what}: {_some(names)}"
+                f"{directory}: {len(names)} weight{'s' * (len(names) > 1)} {what}: {_some(names)}"
                 for names, what in (
-                    (missing, "of ours are missing from the file"),
-                    ([theirs[name] for name in surplus], "of the file have no place in ours"),
+                    (absent, "missing from the file"),
+                    (homeless, "of the file without a place in ours"),
                 )
                 if names
             )
@@ -192,7 +237,12 @@ def _check_shared(module: nn.Module, found: State, theirs: dict[str, str], direc
             raise ValueError(f"{directory}: {theirs[other]} and {theirs[name]} differ; they are one in our module")
 
 
-def _some(names: Iterable[Any]) -> str:
-    """Three of the names."""
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
+def _both_names(name: str, theirs: dict[str, str], peer: Peer) -> str:
+    """A weight that is not there, by their name and ours."""
+    other = their_name(name, theirs, peer)
+    return f"{other} (here {name})" if other else f"{name} (its name here)"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of the names."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -44,7 +44,8 @@ def models(progress: Advance = silent) -> list[Row]:
 def parts(config: Config) -> tuple[Row, dict[str, list[Row]]]:
     """The parts of an architecture with their counts, and the tree of modules inside each.
 
-    Returns ({name, parts: [{name, params, published, source}], total_params}, trees by part name); a tree is a
+    Returns ({name, parts: [{name, params, published, source}], total_params, published_total}, trees by part name);
+    published_total is {of, params, published, source}, what the authors count of several parts, or None; a tree is a
     list of {name, kind, shape, params, repeat, children} in which equal neighbours are one node.
     """
     built = build(config, "meta")
@@ -65,8 +66,18 @@ def parts(config: Config) -> tuple[Row, dict[str, list[Row]]]:
         "paper": config.paper,
         "parts": rows,
         "total_params": sum(row["params"] for row in rows),
+        "published_total": _total(config, rows),
     }
     return record, {name: _tree(module) for name, module in built.items()}
+
+
+def _total(config: Config, rows: list[Row]) -> Row | None:
+    """The count that authors state of parts together, beside that of ours."""
+    if config.published is None:
+        return None
+    of = config.published.of or [row["name"] for row in rows]
+    params = sum(row["params"] for row in rows if row["name"] in of)
+    return {"of": of, "params": params, "published": config.published.params, "source": config.published.source}
 
 
 def _count(part: Part) -> int:

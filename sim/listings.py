@@ -59,18 +59,22 @@ def model_list(models: Iterable[Mapping[str, Any]]) -> Group:
 def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, Any]]], depth: int) -> Group:
     """The parts of an architecture beside the published counts, then the tree of each part's modules.
 
-    record: {name, title, paper, parts: [{name, params, published, source}], total_params}; trees: by part, the modules
+    record: {name, title, paper, parts: [{name, params, published, source}], total_params, published_total}; trees: by part, the modules
     inside as [{name, kind, shape, params, repeat, children}], equal neighbours being one with a repeat; depth: how
     many modules deep a tree is shown, lists of modules not counted.
     """
     table = table_of("Part", "Parameters", "Published", "Off by")
     table.add_column("Source", overflow="fold")
     for part in record["parts"]:
-        params, published = part["params"], part["published"]
-        off = f"{100 * (params / published - 1):+.2f} %" if published else "-"
-        table.add_row(part["name"], f"{params:,}", units.params(published) if published else "-", off, part["source"])
+        table.add_row(part["name"], *_beside(part), part["source"])
     table.add_section()
-    table.add_row("all", f"{record['total_params']:,}")
+    total = record["published_total"]
+    if total and total["of"] == [part["name"] for part in record["parts"]]:
+        table.add_row("all", *_beside(total), total["source"])
+    else:
+        if total:
+            table.add_row(" + ".join(total["of"]), *_beside(total), total["source"])
+        table.add_row("all", f"{record['total_params']:,}")
     heading = f"{record['title']} ({record['name']}). {record['paper']}"
     parts: list[RenderableType] = [Text(heading), Text(), table]
     for name, children in trees.items():
@@ -78,6 +82,13 @@ def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, A
         _grow(tree, children, depth)
         parts += [Text(), tree]
     return Group(*parts)
+
+
+def _beside(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """A count, the published one, and how far off it is."""
+    params, published = row["params"], row["published"]
+    off = f"{100 * (params / published - 1):+.2f} %" if published else "-"
+    return f"{params:,}", units.params(published) if published else "-", off
 
 
 def _grow(tree: Tree, nodes: Sequence[Mapping[str, Any]], depth: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from minimodels.config import Architecture, LanguageModel, Learned, Relative, Rotary
+from minimodels.diffusion_config import LatentDiffusion
 from minimodels.loader import load, names
 from tests.config_files import error_of, image_model, language_model, text_of, written
 
@@ -86,6 +87,18 @@ def test_the_same_kind_keeps_the_rest_of_the_section(tmp_path: Path) -> None:
     assert language_model(path).language_model.decoder.position == Rotary(kind="rotary", theta=10000.0)
 
 
+def test_a_section_that_gives_its_kind_takes_nothing_of_the_base(tmp_path: Path) -> None:
+    """As one that was imported: what is optional and not in it is not there."""
+    unet = text_of("stable-diffusion-1.5").partition("[unet]")[2].partition("[decoder]")[0].replace("768", "2048")
+    config, base = load(written(tmp_path, f'base = "sdxl"\n[unet]{unet}')), load("sdxl")
+    assert isinstance(config, LatentDiffusion) and isinstance(base, LatentDiffusion)
+    assert config.unet.vector is None and base.unet.vector is not None
+    assert config.decoder == base.decoder and config.schedule == base.schedule
+    path = written(tmp_path, 'base = "sdxl"\n[unet]\nkind = "unet"\nin_channels = 4\n')
+    with pytest.raises(ValueError, match=r"unet\.out_channels is missing"):
+        load(path)
+
+
 def test_a_base_leaves_its_own_file_alone(tmp_path: Path) -> None:
     before = load("parti-20b")
     load(written(tmp_path, 'base = "parti-20b-config"\n[detokenizer]\ncode_dim = 5\n'))
@@ -107,6 +120,17 @@ def test_a_part_may_bring_its_own_published_size(tmp_path: Path) -> None:
     path = written(tmp_path, f'base = "parti-350m"\n[transformer]\n{size}\ndecoder = {{ depth = 3 }}\n')
     published = image_model(path).transformer.published
     assert published is not None and (published.params, published.source) == (5, "mine")
+
+
+def test_a_published_total_goes_with_the_first_part_that_changes(tmp_path: Path) -> None:
+    assert load("make-a-video").published is not None and load("make-a-video-tiny").published is None
+    assert load("make-a-video", ["run.prior.steps=3"]).published is not None
+    assert load("make-a-video", ["prior.stack.depth=3"]).published is None
+    kept, gone = "[run.prior]\nsteps = 3\n", "[prior.stack]\ndepth = 3\n"
+    assert load(written(tmp_path, f'base = "make-a-video"\n{kept}')).published is not None
+    assert load(written(tmp_path, f'base = "make-a-video"\n{gone}')).published is None
+    message = error_of(written(tmp_path, 'base = "muse-632m"\npublished = { params = 3, source = "", of = ["unet"] }'))
+    assert "published.of: 'unet' is no part; parts are text_encoder, transformer" in message
 
 
 # Overrides

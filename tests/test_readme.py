@@ -34,3 +34,11 @@ def test_every_key_of_a_profile_is_documented() -> None:
     for record in (Profile, Op, Stage, Memory, Attention):
         for name in record.model_fields:
             assert f"`{name.removesuffix('_')}`" in text, name
+
+
+def test_every_class_that_can_be_read_is_documented() -> None:
+    from minimodels.weights import peers
+
+    text = (ROOT / "docs" / "weights.md").read_text()
+    for name in peers():
+        assert f"`{name}`" in text, name

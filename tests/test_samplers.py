@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimodels.diffusion_config import Denoising, Schedule
+from minimodels.loader import load, names
 from minimodels.samplers import Sampler, dynamic_threshold, guide, signals, still_masked, unmask
+from tests.config_files import error_of
 
 BETAS = {
     "scaled-linear": {"beta_start": 0.00085, "beta_end": 0.012},
@@ -118,6 +122,65 @@ def test_a_threshold_bounds_the_image_and_its_noise_follows(name: str) -> None:
     torch.testing.assert_close(x, after**0.5 * clean + (1 - after) ** 0.5 * (noise - keep * clean) / spread)
 
 
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_static_threshold_bounds_the_image_and_its_noise_follows(name: str, prediction: str) -> None:
+    """A network sure of an image outside the limits leads to that image clipped."""
+    run = {"steps": 3, "guidance_scale": 1.0, "sampler": name, "static_threshold": 0.75}
+    sampler = Sampler.of(make_schedule("linear", prediction), Denoising.model_validate(run))
+    image, noise = draw_two(2, 3, 5, 7)
+    x, keep, spread = sampler.start(noise), sampler.signal[0] ** 0.5, (1 - sampler.signal[0]) ** 0.5
+    clean, after = image.clamp(-0.75, 0.75), sampler.signal_next[0]
+    given = sampler.given(0, x)
+    expected = after**0.5 * clean + (1 - after) ** 0.5 * (given - keep * clean) / spread
+    expected = expected / after**0.5 if name == "euler" else expected
+    torch.manual_seed(4)
+    found = sampler.step(0, x, perfect(sampler, 0, x, image))
+    if name != "ddpm":
+        torch.testing.assert_close(found, expected)
+    for index in range(1, 3):
+        found = sampler.step(index, found, perfect(sampler, index, found, image))
+    assert name == "ddim" or torch.allclose(found, clean)  # ddim keeps the noise of timestep 0
+
+
+def test_a_static_threshold_is_one_operator_a_step() -> None:
+    image, noise = draw_two(2, 3)
+    ran = []
+    for more in ({}, {"static_threshold": 1.0}):
+        run = {"steps": 3, "guidance_scale": 1.0, "sampler": "ddpm", **more}
+        sampler = Sampler.of(make_schedule("cosine", "noise"), Denoising.model_validate(run))
+        with Dispatched() as seen:
+            sampler.step(0, noise, image)
+        ran.append(seen.counts)
+    assert ran[1] - ran[0] == {torch.ops.aten.clamp.default: 1} and not ran[0] - ran[1]
+
+
+@pytest.mark.parametrize("name", [name for name in names() if load(name).kind.startswith("cascaded")])
+def test_every_loop_of_a_cascade_clips_what_it_predicts(name: str) -> None:
+    """Pixels and CLIP embeddings; latents have no range to be clipped to."""
+    loops = [loop for _, loop in load(name).run if isinstance(loop, Denoising)]
+    assert len(loops) >= 3
+    for loop in loops:
+        assert loop.static_threshold is not None or loop.dynamic_threshold is not None
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[Any] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_two_thresholds_are_refused() -> None:
+    message = error_of("imagen", "run.unet.static_threshold=1.0")
+    assert message == "imagen: run.unet: dynamic_threshold and static_threshold both clip the image: give one of them"
+
+
 def test_guidance_goes_from_unconditional_through_conditional() -> None:
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
     conditional, unconditional = x[:2], x[2:]
@@ -186,14 +249,3 @@ def test_unmask_draws_by_the_probabilities() -> None:
     shares = torch.bincount(drawn.flatten(), minlength=3) / 40_000
     expected = torch.softmax(torch.tensor([0.0, 2.0, -2.0]), dim=0)
     assert (shares - expected).abs().max() < 4 * 0.5 * 40_000**-0.5, "4 deviations of a share"
-
-
-def test_clipped_pixels_stay_in_range_and_the_noise_follows() -> None:
-    schedule = Schedule(kind="cosine", timesteps=1000, prediction="noise")
-    run = Denoising(steps=4, guidance_scale=1.0, sampler="ddim", clip=True)
-    sampler = Sampler.of(schedule, run)
-    x, predicted = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    signal, following = sampler.signal[0], sampler.signal_next[0]
-    clean = ((x - (1 - signal) ** 0.5 * predicted) / signal**0.5).clamp(-1, 1)
-    noise = (x - signal**0.5 * clean) / (1 - signal) ** 0.5
-    torch.testing.assert_close(sampler.step(0, x, predicted), following**0.5 * clean + (1 - following) ** 0.5 * noise)

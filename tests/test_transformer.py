@@ -309,5 +309,5 @@ def test_the_encoder_takes_shorter_sequences() -> None:
     randomise(encoder)
     tokens = draw_tokens(13, 4)
     assert encoder(tokens).shape == (BATCH, 4, 30)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=f"{TEXT + 2} tokens exceed the {TEXT} that have positions"):
         encoder(draw_tokens(13, TEXT + 2))

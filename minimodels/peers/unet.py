@@ -167,7 +167,7 @@ def _attentions(settings: Settings, channels: list[int], kinds: list[str | None]
         elif kind == "appended":
             if width % number:
                 raise ValueError(f"attention_head_dim {number} does not divide the {width} channels of its level")
-            text = {"text_norm_groups": TEXT_GROUPS} if norm else {}
+            text = {"text_norm": {"kind": "group", "groups": TEXT_GROUPS}} if norm else {}
             attentions.append({"kind": kind, "num_heads": width // number, "only_text": only_text, **text})
         else:
             attentions.append(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from click.testing import CliRunner, Result
 
 from minimodels.cli import main
 from minimodels.config import LanguageModel
-from minimodels.diffusion_config import LatentDiffusion
+from minimodels.diffusion_config import LatentDiffusion, LatentVideo
 from minimodels.loader import load, names, parse
 from minimodels.sim.profile import Profile
+from minimodels.token_config import MaskedImage
 from minimodels.toml_writer import dumps
-from minimodels.weights import from_pretrained
+from tests.parity.pipelines import amused, animatediff, autoencoder, modelscope, refiner, sdxl, stable_diffusion, unet
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -25,50 +27,6 @@ pytestmark = pytest.mark.parity
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def clip(kind: str, dim: int) -> Any:
-    config = transformers.CLIPTextConfig(
-        vocab_size=53, hidden_size=dim, num_attention_heads=2, num_hidden_layers=3, intermediate_size=43,
-        max_position_embeddings=7, projection_dim=17, eos_token_id=2, bos_token_id=1,
-    )  # fmt: skip
-    return getattr(transformers, kind)(config)
-
-
-def unet(**more: Any) -> Any:
-    return diffusers.UNet2DConditionModel(
-        sample_size=6, block_out_channels=(12, 24), norm_num_groups=4, attention_head_dim=3,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **more,
-    )  # fmt: skip
-
-
-def autoencoder() -> Any:
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 12, 24), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3, scaling_factor=0.7,
-    )  # fmt: skip
-
-
-def stable_diffusion() -> Any:
-    return diffusers.StableDiffusionPipeline(
-        text_encoder=clip("CLIPTextModel", 22), unet=unet(cross_attention_dim=22), vae=autoencoder(), tokenizer=None,
-        scheduler=diffusers.PNDMScheduler(
-            beta_schedule="scaled_linear", beta_start=0.0009, beta_end=0.013, prediction_type="v_prediction", steps_offset=1,
-        ),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-
-
-def sdxl() -> Any:
-    told = {
-        "addition_embed_type": "text_time", "addition_time_embed_dim": 10,
-        "projection_class_embeddings_input_dim": 17 + 60,
-    }  # fmt: skip
-    return diffusers.StableDiffusionXLPipeline(
-        text_encoder=clip("CLIPTextModel", 22), text_encoder_2=clip("CLIPTextModelWithProjection", 14), tokenizer=None,
-        tokenizer_2=None, unet=unet(cross_attention_dim=36, **told), vae=autoencoder(),
-        scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="linear", beta_start=0.001, num_train_timesteps=900),
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -90,7 +48,7 @@ def test_a_stable_diffusion_pipeline_becomes_an_architecture_that_profiles(folde
     }  # fmt: skip
     assert (config.run.image_size, config.run.steps, config.run.guidance_scale, config.run.sampler) == (
         24,
-        59,  # what PNDM's 50 steps take, Runge-Kutta first
+        59,  # PNDM's first three steps make four passes each
         7.5,
         "ddim",
     )
@@ -99,7 +57,7 @@ def test_a_stable_diffusion_pipeline_becomes_an_architecture_that_profiles(folde
     text = toml.read_text()
     for name in ("text_encoder/config.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
         assert f"# from {folder / name}" in text
-    assert "chosen: PNDMScheduler has no equal" in text
+    assert "chosen: PNDMScheduler has no equal" in text and "50: 59 passes of the network by PNDMScheduler" in text
     assert run("profile", toml, "--device", "a100-80gb", "--out", out).exit_code == 0
     assert Profile.load(out).config["name"] == "my"
 
@@ -114,6 +72,84 @@ def test_an_sdxl_pipeline_becomes_an_architecture_that_profiles(folder: Path, tm
     assert config.unet.vector is not None and config.pooled_dim == config.unet.vector.pooled_dim == 17
     assert (config.run.sampler, config.schedule.timesteps, config.schedule.kind) == ("euler", 900, "linear")
     assert run("profile", toml, "--device", "a100-80gb").exit_code == 0
+
+
+def test_sdxls_refiner_becomes_an_architecture_with_the_text_encoder_it_has(folder: Path, tmp_path: Path) -> None:
+    refiner().save_pretrained(folder)
+    toml = tmp_path / "refiner.toml"
+    assert run("import", folder, "--out", toml).exit_code == 0
+    config = load(str(toml))
+    assert isinstance(config, LatentDiffusion) and config.second_text_encoder is None
+    assert config.text_encoder.features == "penultimate"
+    assert config.unet.vector is not None and (config.unet.vector.numbers, config.pooled_dim) == (5, 14)
+    assert (config.run.steps, config.schedule.below) == (29, 300)  # strength 0.3: 15 steps, by Heun two passes each
+    assert "15: 29 passes of the network by HeunDiscreteScheduler" in toml.read_text()
+    assert run("profile", toml, "--device", "a100-80gb").exit_code == 0
+
+
+@pytest.mark.parametrize(("make", "guidance"), [(modelscope, 9.0), (animatediff, 7.5)])
+def test_a_pipeline_for_video_becomes_an_architecture(
+    make: Callable[[], Any], guidance: float, folder: Path, tmp_path: Path
+) -> None:
+    make().save_pretrained(folder)
+    toml = tmp_path / "video.toml"
+    assert run("import", folder, "--out", toml).exit_code == 0
+    config = load(str(toml))
+    assert isinstance(config, LatentVideo) and config.unet.temporal is not None
+    assert (config.run.frames, config.run.steps, config.run.guidance_scale, config.run.image_size) == (
+        16,
+        50,
+        guidance,
+        24,
+    )
+    assert run("profile", toml, "--device", "a100-80gb").exit_code == 0
+
+
+def test_amused_becomes_an_architecture(folder: Path, tmp_path: Path) -> None:
+    amused().save_pretrained(folder)
+    toml = tmp_path / "amused.toml"
+    assert run("import", folder, "--out", toml).exit_code == 0
+    config = load(str(toml))
+    assert isinstance(config, MaskedImage) and config.text_encoder.features == "penultimate"
+    assert (config.run.steps, config.run.image_size, config.side, config.mask) == (12, 24, 6, 50)
+    assert run("profile", toml, "--device", "a100-80gb").exit_code == 0
+
+
+def test_a_scheduler_that_is_not_known_is_refused_with_those_that_are(folder: Path, tmp_path: Path) -> None:
+    stable_diffusion().save_pretrained(folder)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    for name in ("FlowMatchHeunDiscreteScheduler", "EDMEulerScheduler", None, ["DDIMScheduler"]):
+        scheduler.write_text(json.dumps({"_class_name": name}))
+        result = run("import", folder, "--out", tmp_path / "my.toml")
+        assert result.exit_code == 2 and repr(name) in result.stderr and "PNDMScheduler" in result.stderr
+
+
+def test_weights_are_not_read_and_it_is_said_so(folder: Path) -> None:
+    stable_diffusion().save_pretrained(folder)
+    whole = run("import", folder)
+    note = "weights were not read"
+    assert note in whole.stderr and note not in whole.stdout and "warning" not in whole.stderr
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(b"")
+    assert run("import", folder).stdout == whole.stdout and note in run("import", folder / "unet").stderr
+    weights.rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    for directory in (folder, folder / "unet"):
+        result = run("import", directory)
+        assert result.exit_code == 0 and "pickles alone (diffusion_pytorch_model.bin)" in result.stderr
+
+
+def test_a_directory_that_holds_no_network_says_what_it_holds(folder: Path) -> None:
+    stable_diffusion().save_pretrained(folder)
+    for directory, held in ((folder / "scheduler", "scheduler_config.json"), (folder.parent, "saved")):
+        result = run("import", directory)
+        assert result.exit_code == 2 and held in result.stderr and "is no model" in result.stderr
+
+
+def test_one_network_of_a_cascade_is_refused_with_its_components(folder: Path) -> None:
+    stable_diffusion().save_pretrained(folder)
+    (folder / "model_index.json").write_text('{"_class_name": "IFPipeline", "text_encoder": [], "unet": []}')
+    message = run("import", folder).stderr
+    assert "one network of a cascade" in message and f"{folder / 'text_encoder'}, {folder / 'unet'}" in message
 
 
 def test_a_llama_becomes_an_architecture_that_profiles_with_lengths_that_fit(folder: Path, tmp_path: Path) -> None:
@@ -138,48 +174,13 @@ def test_one_component_becomes_a_section_and_says_so(folder: Path, tmp_path: Pat
         own = folder / section
         model.save_pretrained(own)
         printed = run("import", own)
-        assert printed.exit_code == 0 and "# A section of an architecture, not a whole one" in printed.stdout
+        assert printed.exit_code == 0 and printed.stdout.startswith("# A section of an architecture")
         table = tomllib.loads(printed.stdout)
-        assert list(table) == ["replace", section] and table.pop("replace") == [section]
+        assert list(table) == ["title", "paper", section]
         parse(base | table, "with that section")
         written = run("import", own, "--out", tmp_path / "section.toml")
         assert f"the section [{section}] of an architecture" in written.stdout
         assert (tmp_path / "section.toml").read_text() == printed.stdout
-
-
-@pytest.mark.parametrize("base", ("sdxl", "stable-diffusion-1.5", "stable-diffusion-2.1"))
-def test_an_imported_section_has_nothing_of_the_base_it_stands_on(folder: Path, tmp_path: Path, base: str) -> None:
-    width = load(base).unet.context_dim  # type: ignore[union-attr]
-    unet(cross_attention_dim=width).save_pretrained(folder)
-    toml = tmp_path / "mine.toml"
-    assert run("import", folder, "--out", toml).exit_code == 0
-    lines = toml.read_text().splitlines()
-    first = next(index for index, line in enumerate(lines) if not line.startswith("#"))
-    toml.write_text("\n".join([*lines[:first], f'base = "{base}"', *lines[first:]]))
-    shown = json.loads(run("show", toml, "--json").stdout)
-    counted = {part["name"]: part["params"] for part in shown["parts"]}
-    assert counted["unet"] == sum(weight.numel() for weight in from_pretrained(folder).parameters())
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "passes"),
-    (
-        (diffusers.HeunDiscreteScheduler, 99),
-        (diffusers.PNDMScheduler, 59),
-        (diffusers.UniPCMultistepScheduler, 50),
-        (diffusers.DDIMScheduler, 50),
-    ),
-)
-def test_a_scheduler_takes_as_many_passes_as_in_diffusers(
-    folder: Path, tmp_path: Path, scheduler: Any, passes: int
-) -> None:
-    pipeline = stable_diffusion()
-    pipeline.register_modules(scheduler=scheduler())
-    pipeline.save_pretrained(folder)
-    assert run("import", folder, "--out", tmp_path / "my.toml").exit_code == 0
-    theirs = scheduler()
-    theirs.set_timesteps(50)
-    assert load(str(tmp_path / "my.toml")).run.steps == len(theirs.timesteps) == passes  # type: ignore[union-attr]
 
 
 def test_what_cannot_be_imported_is_one_message_and_leaves_no_file(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -147,5 +148,18 @@ def test_ddpm_with_a_threshold_equals_that_of_diffusers() -> None:
     scheduler = theirs(
         "ddpm", schedule, clip_sample=False, thresholding=True, dynamic_thresholding_ratio=0.5, sample_max_value=1e6
     )
+    scheduler.set_timesteps(10)
+    assert_equal_loops(Sampler.of(schedule, run), scheduler)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_a_loop_that_clips_equals_that_of_diffusers(name: str) -> None:
+    """Their DDIM goes by the noise of the clipped image where it is asked to; ADM's always does."""
+    schedule = make_schedule("cosine", "noise")
+    run = Denoising.model_validate({"steps": 10, "guidance_scale": 1.0, "sampler": name, "static_threshold": 0.5})
+    end = {"set_alpha_to_one": False} if name == "ddim" else {}
+    scheduler = theirs(name, schedule, clip_sample=True, clip_sample_range=0.5, **end)
+    if name == "ddim":
+        scheduler.step = partial(scheduler.step, use_clipped_model_output=True)
     scheduler.set_timesteps(10)
     assert_equal_loops(Sampler.of(schedule, run), scheduler)

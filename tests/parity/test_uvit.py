@@ -90,7 +90,7 @@ def test_an_unsupported_setting_is_named(setting: str, value: object, tmp_path: 
 def test_an_odd_grid_cannot_be_halved(tmp_path: Path) -> None:
     ours = reread(make_theirs(CONFIGS["resampled, as amused-512"], torch.float32), tmp_path)
     told = ours.context(torch.zeros(1, 7, 22), torch.zeros(1, 14), torch.zeros(1, 5))
-    with pytest.raises(AssertionError, match="odd grid"):
+    with pytest.raises(ValueError, match="both sides must be even"):
         ours(torch.zeros(1, 5, 6, dtype=torch.long), told)
 
 

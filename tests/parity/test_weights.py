@@ -16,7 +16,9 @@ from torch import Tensor
 
 import minimodels
 from minimodels import weights
+from minimodels.peers.names import their_name
 from minimodels.weights import from_pretrained
+from tests.parity import pipelines
 from tests.parity.peers import randomise
 
 transformers = pytest.importorskip("transformers")
@@ -96,9 +98,28 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(llama: Path) -> None:
         assert "weight_map" in refusal(llama)
 
 
-def test_a_missing_weight_is_named(llama: Path) -> None:
+def test_a_missing_weight_is_named_by_both_names(llama: Path) -> None:
     edit_weights(llama, lambda state: state.pop(NORM))
-    assert "stack.norm.weight" in refusal(llama)
+    assert refusal(llama).endswith(f": 1 weight missing from the file: {NORM} (here stack.norm.weight)")
+    edit_weights(llama, lambda state: state.pop(QUERY))
+    message = refusal(llama)
+    assert "2 weights missing" in message and f"{QUERY} (here stack.layers.0.self_attention.to_q.weight)" in message
+
+
+@pytest.mark.parametrize("make", [lambda: pipelines.unet(cross_attention_dim=22), lambda: pipelines.modelscope().unet,
+                                  lambda: pipelines.amused().transformer, pipelines.autoencoder,
+                                  lambda: pipelines.clip("CLIPTextModel", 22)])  # fmt: skip
+def test_no_missing_weight_is_given_a_name_that_it_does_not_have(make: Callable[[], Any]) -> None:
+    """Nor, for most, none: what has no like in the file is called by our name."""
+    model = make()
+    peer = weights.peers()[type(model).__name__]
+    theirs = {peer.rename(name): name for name in model.state_dict() if peer.rename(name)}
+    named = 0
+    for ours, name in theirs.items():
+        found = their_name(ours, {key: value for key, value in theirs.items() if key != ours}, peer)
+        assert found in (name, None)
+        named += found is not None
+    assert named >= 0.4 * len(theirs)
 
 
 def test_a_surplus_weight_is_named(llama: Path) -> None:
@@ -203,10 +224,37 @@ def test_a_pickle_named_as_safetensors_is_refused_unread(llama: Path) -> None:
 
 
 def test_a_directory_without_weights_says_what_they_must_be_called(llama: Path) -> None:
-    (llama / "model.safetensors").rename(llama / "model.fp16.safetensors")
-    assert "model.fp16.safetensors" in refusal(llama)
-    (llama / "model.fp16.safetensors").unlink()
+    (llama / "model.safetensors").rename(llama / "weights.safetensors")
+    assert "weights.safetensors" in refusal(llama)
+    (llama / "weights.safetensors").unlink()
     assert "model.safetensors" in refusal(llama)
+
+
+def test_the_only_variant_is_read_and_of_several_the_one_asked_for(llama: Path) -> None:
+    plain = from_pretrained(llama).state_dict()
+    state = load_file(llama / "model.safetensors")
+    (llama / "model.safetensors").rename(llama / "model.fp16.safetensors")
+    assert torch.equal(from_pretrained(llama).state_dict()["stack.norm.weight"], plain["stack.norm.weight"])
+    save_file({name: 2 * value for name, value in state.items()}, llama / "model.non_ema.safetensors")
+    assert "fp16, non_ema" in refusal(llama)
+    other = from_pretrained(llama, variant="non_ema").state_dict()
+    assert torch.equal(other["stack.norm.weight"], 2 * plain["stack.norm.weight"])
+    with pytest.raises(ValueError, match=r"fp16, non_ema, none of variant 'bf16'"):
+        from_pretrained(llama, variant="bf16")
+    save_file({name: 3 * value for name, value in state.items()}, llama / "model.safetensors")
+    without = from_pretrained(llama).state_dict()["stack.norm.weight"]
+    assert torch.equal(without, 3 * plain["stack.norm.weight"]), "files without a variant come first"
+
+
+def test_shards_of_a_variant_are_the_same_model(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for diffusers_too in (False, True):
+        shards = tmp_path_factory.mktemp("shards")
+        if diffusers_too:
+            pipelines.unet(cross_attention_dim=22).save_pretrained(shards, max_shard_size="50KB", variant="fp16")
+        else:
+            make_llama().save_pretrained(shards, max_shard_size="10KB", variant="fp16")
+        assert len(list(shards.glob("*.fp16-*.safetensors"))) > 1 and list(shards.glob("*.index.fp16.json"))
+        from_pretrained(shards)
 
 
 def test_a_torn_file_is_refused(llama: Path) -> None:

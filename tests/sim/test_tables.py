@@ -255,13 +255,21 @@ def test_a_model_is_shown_beside_its_published_counts() -> None:
         {"name": "transformer", "params": 205, "published": 200, "source": "the paper"},
         {"name": "upscaler", "params": 1003, "published": None, "source": None},
     ]
-    record = {"name": "toy", "title": "A toy", "paper": "Nobody 2024", "parts": parts, "total_params": 1208}
+    record: dict[str, Any] = {"name": "toy", "title": "A toy", "paper": "Nobody 2024", "parts": parts}
+    record |= {"total_params": 1208, "published_total": None}
     text = written(listings.model(record, {"transformer": [layers]}, 9))
     assert "A toy (toy). Nobody 2024" in text
     assert cells(text, "transformer") == ["transformer", "205", "200", "+2.50 %", "the paper"]
     assert cells(text, "upscaler") == ["upscaler", "1,003", "-", "-"]
     assert cells(text, "all") == ["all", "1,208"]
     assert "2 x layers  Layer  72" in text and "q  Linear 6 x 6  36" in text
+    total = {"params": 1208, "published": 1200, "source": "an abstract"}
+    text = written(listings.model(record | {"published_total": {"of": ["transformer", "upscaler"], **total}}, {}, 9))
+    assert cells(text, "all") == ["all", "1,208", "1.20 k", "+0.67 %", "an abstract"]
+    total = {"of": ["transformer"], "params": 205, "published": 210, "source": "an abstract"}
+    text = written(listings.model(record | {"published_total": total | {"of": ["upscaler", "transformer"]}}, {}, 9))
+    assert cells(text, "upscaler + transformer")[-4:] == ["205", "210", "-2.38 %", "an abstract"]
+    assert cells(text, "all") == ["all", "1,208"]
 
 
 def test_convolutions_are_told_apart_by_their_filters() -> None:

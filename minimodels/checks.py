@@ -1,0 +1,46 @@
+"""What a network is given, held against what it takes: a ValueError that says both. Shapes alone, no values."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def check_features(what: str, x: Tensor | None, width: int) -> None:
+    """Raise unless x is there, with features (..., width)."""
+    if x is None:
+        raise ValueError(f"this network is told {what}: give it {what}, {width} wide")
+    if x.shape[-1] != width:
+        raise ValueError(f"{what} is {x.shape[-1]} wide, this network takes {width}")
+
+
+def check_told(what: str, x: Tensor | float | None, width: int | None) -> None:
+    """Raise unless x is there where the network is told of it, `width` wide, and is not where `width` is None.
+
+    A width of 0 is a number per sample.
+    """
+    if width is None:
+        if x is not None:
+            raise ValueError(f"this network is not told {what}: leave it out")
+    elif width == 0:
+        if x is None:
+            raise ValueError(f"this network is told {what}: give it {what}, a number or one for each sample")
+    else:
+        assert not isinstance(x, float | int)
+        check_features(what, x, width)
+
+
+def check_picture(what: str, x: Tensor, channels: int, factor: int = 1, *, video: bool = False) -> None:
+    """Raise unless x is (b, channels, h, w), in a video (b, channels, f, h, w), with sides that `factor` divides."""
+    shape = "(b, c, f, h, w)" if video else "(b, c, h, w)"
+    if x.dim() != 4 + video:
+        raise ValueError(f"{what} must be {shape}, not of shape {tuple(x.shape)}")
+    if x.shape[1] != channels:
+        raise ValueError(f"{what} has {x.shape[1]} channels, this network takes {channels}")
+    if x.shape[-2] % factor or x.shape[-1] % factor:
+        raise ValueError(f"{what} is {x.shape[-2]} x {x.shape[-1]}: both sides must be multiples of {factor}")
+
+
+def check_fits(what: str, given: int, room: int, where: str) -> None:
+    """Raise where there are more of something than there is room for."""
+    if given > room:
+        raise ValueError(f"{given} {what} exceed the {room} {where}")
