@@ -108,7 +108,7 @@ class Arguments:
         single = {x.storage for x in case.views() if _elements(x.shape) == 1}
         self._generator = None if device.type == "meta" else torch.Generator(device)
         if self._generator is not None:
-            self._generator.seed()
+            self._generator.manual_seed(0)  # a verdict can be had again; contents still change with every refill
         self._storages = [
             torch.empty(-(-size // kinds[number].itemsize), dtype=kinds[number], device=device)
             for number, size in enumerate(case.storages)
