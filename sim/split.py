@@ -11,7 +11,13 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+SET_BY = frozenset({("attention decode", "l40s")})  # rows that a constant of all devices was set by: `cost.base.CACHED`
 GPUS = frozenset({"h200", "a100-80gb-pcie", "rtx-a5000"})  # known from relatives and datasheets alone
+
+
+def used(family: str, key: str, device: str) -> bool:
+    """Whether a constant was fitted to, or set by, rows of a family with this key: they are not reported."""
+    return (family, device) in SET_BY or not held_out(family, key, device)
 
 
 def held_out(family: str, key: str, device: str) -> bool:

@@ -24,7 +24,7 @@ from minimodels.sim import truth_models as models
 from minimodels.sim.cost import predict
 from minimodels.sim.files import read
 from minimodels.sim.progress import Advance, silent
-from minimodels.sim.split import held_out
+from minimodels.sim.split import used
 from minimodels.sim.truth_gpus import device_of
 from minimodels.sim.truth_kernels import SCALE, Kernel, Unpredicted, claims, family, kernel
 
@@ -133,8 +133,8 @@ def validate(text: str, origin: str = "truth table", progress: Advance = silent)
             if row.measured is None:
                 raise Unpredicted("no number was measured")
             if models.family(row.model, row.phase, row.settings) is not None:
-                used = row.content in shown and models.fitted(row, name)
-                rows[index] = replace(row, predicted=models.predicted(row, name), fitted=used)
+                known = row.content in shown and models.fitted(row, name)
+                rows[index] = replace(row, predicted=models.predicted(row, name), fitted=known)
             else:
                 one = kernel(row.phase, row.dtype, row.batch or 1, row.settings)
                 if one.dtype not in devices.load(name).datasheet.flops:
@@ -223,7 +223,7 @@ def _parsed(record: dict[str, str], where: str) -> Row:
 
 def _fitted(rows: Iterable[Row]) -> set[tuple[str, ...]]:
     """The rows that constants may have been fitted to."""
-    return {row.content for row, one, name in fittable(rows) if not held_out(one.family, one.key, name)}
+    return {row.content for row, one, name in fittable(rows) if used(one.family, one.key, name)}
 
 
 def fittable(rows: Iterable[Row]) -> Iterator[tuple[Row, Kernel, str]]:
