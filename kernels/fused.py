@@ -67,20 +67,20 @@ def group_norm(
 
 def layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
     """norm(x), a LayerNorm or RMSNorm over the last dimension of x (..., d)."""
-    weight, bias, eps, rms = _settings(norm)
-    if takes(x, weight) and x.is_contiguous():
+    if ours() and takes(x, _settings(norm)[0]) and x.is_contiguous():
         from minimodels.kernels import layer_norm as module
 
+        weight, bias, eps, rms = _settings(norm)
         return module.layer_norm(x, weight, bias, None, None, eps, rms)
     return norm(x)
 
 
 def add_norm(x: Tensor, delta: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """x + delta, and norm of it: what lies between two blocks of a transformer; both (..., d)."""
-    weight, bias, eps, rms = _settings(norm)
-    if takes(x, delta, weight) and x.is_contiguous() and delta.is_contiguous():
+    if ours() and takes(x, delta, _settings(norm)[0]) and x.is_contiguous() and delta.is_contiguous():
         from minimodels.kernels import layer_norm as module
 
+        weight, bias, eps, rms = _settings(norm)
         return module.add_layer_norm(x, delta, weight, bias, None, None, eps, rms)
     x = x + delta
     return x, norm(x)

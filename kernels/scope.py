@@ -43,7 +43,13 @@ class AttentionCall:
 
 
 class Tracer(Protocol):
-    """An observer of a run: it is told of every scope and decides which steps of a loop run."""
+    """An observer of a run: it is told of every scope and decides which steps of a loop run.
+
+    `clocks`: it only takes the time of stages, so nothing may be done for the sake of other scopes.
+    """
+
+    @property
+    def clocks(self) -> bool: ...
 
     def scope(self, kind: str, name: str, call: AttentionCall | None) -> AbstractContextManager[object]:
         """The context manager entered for `scope(kind, name)`."""

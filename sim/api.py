@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from minimodels.config import Architecture
 from minimodels.kinds import Config
 from minimodels.options import HERE
 from minimodels.run import DTYPES, Run, make_run
@@ -47,8 +48,8 @@ def simulate(
         ValueError: unknown device or option, neither config nor module, a pinned backend that cannot do a call, or a
             module whose path depends on the values of its tensors.
     """
-    if not callable(model):
-        return simulate_config(model, *inputs)
+    if isinstance(model, Architecture):
+        return simulate_config(model, *inputs)  # type: ignore[arg-type]
     run = _run(model, inputs, "a100-80gb" if device == "auto" else device, attention, kernels, mode)
     if run.device in HERE:
         raise ValueError(f"device {run.device!r} is measured, not simulated: minimodels.measure(...)")
@@ -79,8 +80,8 @@ def measure(model: Any, *inputs: Any, device: str = "cuda", attention: str = "sd
         ValueError: no such device, weights elsewhere, or what `simulate` raises.
         Unmeasurable: the run and its walk differ, or too much time belongs to no operator.
     """
-    if not callable(model):
-        return measure_config(model, *inputs)
+    if isinstance(model, Architecture):
+        return measure_config(model, *inputs)  # type: ignore[arg-type]
     run = _run(model, inputs, device, attention, "torch", "eager")
     if run.device not in HERE:
         raise ValueError(f"device {device!r} cannot be measured here; allowed: cuda, cpu")

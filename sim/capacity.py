@@ -77,11 +77,10 @@ def largest(configure: Configure, run: Run, axis: str, progress: Advance = silen
     low = start if fits(start) else _downwards(start, step, fits)
     if low is None:
         return Largest(axis, None, None, start, known[start])
-    high = None if low < start else _upwards(low, step, MOST[axis], fits, _allows(configure, axis))
-    if low < start:
-        high = min(value for value in known if value > low)
-    elif high is None or high in known:
-        low = max(value for value, need in known.items() if need <= room)
+    if low == start:
+        _upwards(low, step, MOST[axis], fits, _allows(configure, axis))
+    low = max(value for value, need in known.items() if need <= room)
+    high = min((value for value, need in known.items() if need > room), default=None)
     while high is not None and high - low > step:
         middle = low + (high - low) // step // 2 * step
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -108,21 +107,20 @@ def _allows(configure: Configure, axis: str) -> Callable[[int], bool]:
     return allows
 
 
-def _upwards(low: int, step: int, most: int, fits: Callable[[int], bool], allows: Callable[[int], bool]) -> int | None:
-    """The first of ever larger values that does not fit; None where all that are allowed do."""
+def _upwards(low: int, step: int, most: int, fits: Callable[[int], bool], allows: Callable[[int], bool]) -> None:
+    """Try ever larger values until one does not fit, or the last that is allowed does."""
     reach = step
     while low + reach <= most and allows(low + reach):
         if not fits(low + reach):
-            return low + reach
+            return
         reach *= 2
     while reach > step:  # close in on the last value that is allowed
         reach //= 2
         value = low + reach
         if value <= most and allows(value):
             if not fits(value):
-                return value
+                return
             low = value
-    return None
 
 
 def _downwards(high: int, step: int, fits: Callable[[int], bool]) -> int | None:

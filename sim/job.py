@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from minimodels.kinds import Config
 from minimodels.pipelines import example_input, generate
 from minimodels.run import DTYPES, Run, build
-from minimodels.sim.foreign import labelled, through_attention
+from minimodels.sim.foreign import made_visible
 from minimodels.sim.profile import RunRecord
 
 
@@ -72,7 +72,7 @@ def of_module(function: Callable[..., Any], inputs: tuple[Any, ...], run: Run) -
         call = network if method is None else getattr(network, method)
 
         def once() -> object:
-            with torch.inference_mode(), labelled(network), through_attention():
+            with torch.inference_mode(), made_visible(network):
                 return call(*given)
 
         return Prepared(nn.ModuleDict({"model": network}), tensors, once)

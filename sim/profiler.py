@@ -99,6 +99,8 @@ class KnotWalk(Walk):
 class Labels:
     """The tracer of a profiled run. `settle` waits for the device; it is called around every stage."""
 
+    clocks = False
+
     def __init__(self, knots: Mapping[Path, Sequence[int]], settle: Callable[[], None], seed: int) -> None:
         self._knots, self._settle, self._random = knots, settle, random.Random(seed)
         self._nest = Nest()

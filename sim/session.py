@@ -56,6 +56,8 @@ class Timed:
 class _Clock:
     """The tracer of an unprofiled run: seconds by stage, those outside any stage included."""
 
+    clocks = True
+
     def __init__(self, settle: Callable[[], None]) -> None:
         self.seconds: dict[str, float] = {Place().stage: 0.0}
         self._settle = settle

@@ -79,6 +79,8 @@ class Walk(TorchDispatchMode):
     loops); full: run every step; keep_views: record views too; memoise: reuse results of equal calls.
     """
 
+    clocks = False
+
     def __init__(
         self,
         parts: nn.ModuleDict | None = None,

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from minimodels.kernels.operator import OPERATORS, Operator
-from tests.kernels.cases import (
-    add_layer_norm,
-    draw_token,
-    glu,
-    group_norm,
-    guided_step,
-    layer_norm,
-    rotary,
-    temporal_attention,
-    unmask_step,
-)
 
-MODULES = {
-    module.OPERATOR: module
-    for module in (
-        add_layer_norm,
-        draw_token,
-        glu,
-        group_norm,
-        guided_step,
-        layer_norm,
-        rotary,
-        temporal_attention,
-        unmask_step,
-    )
-}
+FILES = sorted(file.stem for file in (Path(__file__).parent / "cases").glob("*.py"))
+MODULES: dict[str, Any] = {}
+for module in (import_module(f"tests.kernels.cases.{name}") for name in FILES):
+    MODULES[module.OPERATOR] = module
 SMALL = [(name, case) for name, module in MODULES.items() for case in module.SMALL]
 LARGE = [(name, case) for name, module in MODULES.items() for case in module.LARGE]
 

@@ -54,6 +54,8 @@ class Seen(NamedTuple):
 class Recorder:
     """A tracer that notes every call of `attention()`."""
 
+    clocks = False
+
     def __init__(self) -> None:
         self.calls: list[Seen] = []
         self.role = ""

@@ -125,6 +125,26 @@ def test_simulating_leaves_the_module_as_it_was() -> None:
     assert not any(child._forward_hooks or child._forward_pre_hooks for child in module.modules())
 
 
+class Watching(nn.Module):
+    """Notes at every call whether somebody has hooks on it, or a mode around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 4))
+        self.seen: list[tuple[bool, bool]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append((bool(self.inner._forward_pre_hooks), torch._C._len_torch_function_stack() > 0))
+        return self.inner(x)
+
+
+def test_clocked_runs_are_of_the_module_as_it_is() -> None:
+    module = Watching().eval()
+    minimodels.measure(module, torch.randn(3, 4), device="cpu")
+    assert module.seen.count((True, True)) == 3, "the profiled runs: a walk is of a copy on meta"
+    assert module.seen.count((False, False)) == len(module.seen) - 3 >= 5
+
+
 class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if x.sum() > 0 else x
@@ -133,6 +153,7 @@ class Branches(nn.Module):
 @pytest.mark.parametrize(
     ("model", "inputs", "options", "message"),
     (
+        ("parti-3b", (), {"device": "h200"}, "put a function into the forward of a module"),
         (lambda x: x, (torch.ones(2),), {"device": "h200"}, "put a function into the forward of a module"),
         (Branches(), (torch.ones(2),), {"device": "h200"}, "must not depend on the values of tensors"),
         (ConvNet(), (torch.ones(1, 3, 9, 9),), {"device": "h2OO"}, "did you mean"),

@@ -36,6 +36,8 @@ ROUNDING = 512  # bytes, as the CUDA allocator rounds
 class Ends:
     """A tracer under which loops run a step, growing ones their first and last, unweighted; labels go to `walk`."""
 
+    clocks = False
+
     def __init__(self, walk: Walk | None = None) -> None:
         self.walk = walk
 
