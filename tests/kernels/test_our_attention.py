@@ -14,7 +14,8 @@ from minimodels.kernels import cross_attention, decode_attention, flash_attentio
 from minimodels.kernels.attention import attention, attention_with_cache
 from minimodels.kernels.backend import attention_backend
 from minimodels.kernels.launch import Launch
-from minimodels.run import Run
+from minimodels.run import Run, build
+from minimodels.sim.measure import measure
 from minimodels.sim.simulate import simulate
 
 
@@ -106,6 +107,38 @@ def test_a_step_of_a_decoder_appends_and_attends_in_one_operator() -> None:
     assert sum(op.weight * (op.flops or 0) for op in profile.ops) == sum(
         op.weight * (op.flops or 0) for op in theirs.ops
     )
+
+
+@pytest.mark.parametrize("name", ("make-a-video-tiny", "animatediff-tiny", "phenaki-tiny"))
+def test_nothing_is_copied_between_the_projections_and_the_temporal_kernel(name: str) -> None:
+    """Guidance runs two batches side by side: folding batch and positions into one dimension would copy."""
+    profile = simulate(loader.load(name), Run(device="h100-sxm", attention="triton"))
+    inside = [op for op in profile.ops if "attention.temporal" in op.scope]
+    assert {op.name for op in inside} == {"linear", "minimodels::temporal_attention"}
+    calls = [op for op in inside if op.attention]
+    assert name == "phenaki-tiny" or any(op.shapes[0][0] == 2 for op in calls), "a batch of 2"
+
+
+@pytest.mark.parametrize("name", ("llama-tiny", "parti-tiny", "muse-tiny", "phenaki-tiny", "imagen-tiny"))
+def test_a_run_on_a_cpu_does_what_its_walk_says(name: str) -> None:
+    run = Run(device="cpu", dtype="float32", attention="triton", warmup=1, repeats=1)
+    profile = measure(loader.load(name), run)  # raises where they differ
+    assert {op.attention.backend for op in profile.ops if op.attention} == {"reference"}
+
+
+def test_a_decoder_says_the_same_with_our_attention() -> None:
+    config = loader.load("llama-tiny")
+    decoder: Any = build(config, "cpu")["language_model"]
+    tokens = torch.arange(1, 12)[None] % 7
+    results = []
+    for backend in ("triton", "sdpa"):
+        with torch.inference_mode(), attention_backend(backend):
+            cache = decoder.empty_cache(1, 11)
+            logits = [decoder(tokens[:, :7], cache, 0)] + [
+                decoder(tokens[:, i : i + 1], cache, i) for i in range(7, 11)
+            ]
+            results.append(torch.cat(logits, 1))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)  # sums in another order, float32
 
 
 def _launches(module: Any, *args: Any, target: str = "sm90") -> list[Launch]:
