@@ -18,7 +18,7 @@ from minimodels.sim.device import AttentionKernel, Constants, Device, Family
 from minimodels.sim.fit import Vector, minimise
 from minimodels.sim.split import held_out
 from minimodels.sim.truth_kernels import SCALE, Kernel
-from minimodels.sim.validate import RATES, Row, fittable, parse, seconds_of
+from minimodels.sim.validate import RATES, Row, fittable, parse, seconds_of, shipped
 
 STEPS = 160  # of the simplex
 STARTS = (0.0, -0.3, 0.3)  # of its first corner, in log space, relative to `TYPICAL`
@@ -68,11 +68,12 @@ def calibrate(text: str, device: Device, origin: str = "truth table") -> tuple[D
         ValueError: the table is none, or has no row that a constant of this device can be fitted to.
     """
     rows = [(row, one) for row, one, name in fittable(parse(text, origin)) if name == device.name]
+    kept_out = device.name if text == shipped() else ""  # whole GPUs are kept out of the shipped table alone
     done: list[Fitted] = []
     calibrated: dict[Family, float] = {}
     for part in _parts(rows):
         members = [(row, one) for row, one in rows if part.takes(one)]
-        chosen = [not held_out(one.family, one.key, device.name) for _, one in members]
+        chosen = [not held_out(one.family, one.key, kept_out) for _, one in members]
         fit = [member for member, taken in zip(members, chosen, strict=True) if taken]
         kept = [member for member, taken in zip(members, chosen, strict=True) if not taken]
         if len(fit) < FEWEST:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from minimodels.sim.device import Device
 
 
 def printed(what: Any) -> None:
@@ -87,28 +90,65 @@ def validate(truth: Path | None, as_json: bool, rows_out: Path | None) -> None:
 
 
 @click.command()
-@click.option("--from", "truth", required=True, type=click.Path(path_type=Path), metavar="TRUTH.csv",
-              help="A table of measurements, as `validate` reads it.")  # fmt: skip
-@click.option("--device", "name", required=True, metavar="NAME", help="The GPU whose rows are fitted to.")
+@click.option(
+    "--from",
+    "truth",
+    type=click.Path(path_type=Path),
+    metavar="TRUTH.csv",
+    help="A table of measurements, as `validate` reads it.  [default: kernels are timed on the GPU here]",
+)
+@click.option("--device", "name", metavar="NAME", help="The GPU whose device file is fitted.  [default: the one here]")
+@click.option("--rows", "rows_out", type=click.Path(path_type=Path), help="Write what was timed as a truth table.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write FILE.toml instead of printing it.")
-def calibrate(truth: Path, name: str, out: Path | None) -> None:
-    """Fit the constants of a GPU's cost model to a table of measurements, and print its device file."""
+def calibrate(truth: Path | None, name: str | None, rows_out: Path | None, out: Path | None) -> None:
+    """Fit the constants of a GPU's cost model to kernels timed here, or to a table; print its device file."""
     from minimodels.sim import calibrate as calibration
     from minimodels.sim import device as devices
     from minimodels.sim import device_writer, files, listings
     from minimodels.sim import validate as validation
 
-    device = devices.load(name)
-    if out is not None:
-        files.check_distinct([out], [truth])
-        files.check_writable(out)
-    fitted, done = calibration.calibrate(validation.load(truth), device, str(truth))
-    text = device_writer.rewritten(device_writer.original(name), fitted, done)
+    if truth is not None and (name is None or rows_out is not None):
+        raise ValueError("--from TRUTH.csv needs --device NAME, and has no use for --rows: nothing is timed")
+    device = devices.load(name) if name is not None else None
+    outputs = [path for path in (rows_out, out) if path]
+    files.check_distinct(outputs, [truth] if truth else [])
+    for path in outputs:
+        files.check_writable(path)
+    measured: dict[str, float] = {}
+    if truth is not None and device is not None:
+        table = validation.load(truth)
+    else:
+        device, table, measured = _timed(device)
+        if rows_out is not None:
+            files.write_whole(rows_out, table.encode())
+    fitted, done = calibration.calibrate(table, device, str(truth or "what was timed"))
+    fitted = fitted.model_copy(update={"constants": fitted.constants.model_copy(update=measured)})
+    text = device_writer.rewritten(device_writer.original(device.name), fitted, done, measured)
     if out is None:
         click.echo(text, nl=False)
     else:
         files.write_whole(out, text.encode())
         printed(listings.calibration(device_writer.table(done)))
+
+
+def _timed(device: Device | None) -> tuple[Device, str, dict[str, float]]:
+    """The device file of the GPU here unless one is given, what was timed on it, and constants of the host."""
+    import torch
+
+    from minimodels.kernels.protocol import CudaTimer
+    from minimodels.sim import bench_report, environment, microbench
+    from minimodels.sim.progress import bar
+
+    if not bench_report.has_gpu():
+        raise ValueError("torch finds no CUDA device here to time; --from TRUTH.csv --device NAME fits to a table")
+    here = torch.device("cuda", torch.cuda.current_device())
+    device = device or environment.known(here)
+    if device is None:
+        title = torch.cuda.get_device_name(here)
+        raise ValueError(f"no device file stands for {title}; --device NAME says whose datasheet is the nearest")
+    with bar(device.title) as progress:
+        timer = CudaTimer()
+        return device, microbench.measure(device.name, timer, progress), microbench.host(timer)
 
 
 COMMANDS = (devices, bench, validate, calibrate)

@@ -18,8 +18,8 @@ def original(name: str) -> str:
     return (resources.files("minimodels.sim") / "devices" / f"{name}.toml").read_text("utf-8")
 
 
-def rewritten(text: str, device: Device, done: Iterable[Fitted]) -> str:
-    """The device file `text` with the constants of `device` that were fitted."""
+def rewritten(text: str, device: Device, done: Iterable[Fitted], measured: Iterable[str] = ()) -> str:
+    """The device file `text` with the constants of `device` that were fitted, and those that were `measured` as such."""
     constants = device.constants
     families = ", ".join(f'"{family}"' for family in constants.calibrated)
     errors = ", ".join(f"{family} = {error:g}" for family, error in constants.errors.items())
@@ -31,6 +31,8 @@ def rewritten(text: str, device: Device, done: Iterable[Fitted]) -> str:
     _put(lines, "provenance", f'"{constants.provenance}"', "")
     _put(lines, "calibrated", f"[{families}]", "")
     _put(lines, "errors", f"{{ {errors} }}", "  # medians over the rows kept out of the fits")
+    for name in measured:
+        _put(lines, name, f"{getattr(constants, name):.3g}", "  # measured")
     for part in done:
         comment = f"  # fit: {part.rows} rows"
         if not part.family.startswith("attention, "):

@@ -21,7 +21,6 @@ import time
 import xml.etree.ElementTree as xml
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,8 @@ class Part:
     command: tuple[str, ...]
 
 
-def parts(kernels: Sequence[str], calibrates: bool = False) -> list[Part]:
-    """All parts, those that tell most first; kernels: names of our operators; calibrates: whether there is a table."""
+def parts(kernels: Sequence[str]) -> list[Part]:
+    """All parts, those that tell most first; kernels: names of our operators."""
     here, command = (sys.executable, "-m", "minimodels.sim.gpu_parts"), (sys.executable, "cli.py")
     made = [
         Part("ceilings", "ceilings.json", (*here, "--ceilings", "{file}")),
@@ -69,10 +68,7 @@ def parts(kernels: Sequence[str], calibrates: bool = False) -> list[Part]:
             made.append(Part(f"profile-{name}", f"profile-{name}.json", profile))
             checked = (*here, "--check", "{file}", model, attention, others, *fewer)
             made.append(Part(f"check-{name}", f"check-{name}.json", checked))
-    if calibrates:
-        table = str(RESULTS / _gpu() / "truth.csv")
-        fit = (*command, "calibrate", "--from", table, "--device", _gpu(), "--out", "{file}")
-        made.append(Part("calibrate", "device.toml", fit))
+    made.append(Part("calibrate", "device.toml", (*command, "calibrate", "--out", "{file}")))
     return made
 
 
@@ -192,8 +188,7 @@ def main(arguments: Sequence[str]) -> int:
         print("torch finds no CUDA device here: nothing was run", file=sys.stderr)
         return 2
     folder = RESULTS / _gpu()
-    calibrates = find_spec("minimodels.sim.calibrate") is not None and (folder / "truth.csv").exists()
-    listed = {part.name: part for part in parts(sorted(name.partition("::")[2] for name in every()), calibrates)}
+    listed = {part.name: part for part in parts(sorted(name.partition("::")[2] for name in every()))}
     unknown = [name for name in arguments if name not in listed]
     if unknown:
         print(f"unknown part {unknown[0]!r}; allowed: {', '.join(listed)}", file=sys.stderr)

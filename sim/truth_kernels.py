@@ -13,7 +13,7 @@
 - `conv2d fwd`, `conv2d bwd-data`: Cin= Cout= HxW= (height x width) k= stride= pad= (one number, or height x width);
   the kernels of the tables' time took tensors as they lay, without reordering them.
 - `softmax`, `layernorm`: rows= cols=; `gelu`: elements=. G elements/s are timed by the clock of a host that waits
-  for each call (LLMCompass): `WAITS`.
+  for each call (LLMCompass): `WAITS`, unless clock=device. `groupnorm`: C= HxW= groups=, torch's kernels.
 - single kernels of a LLaMA-2 layer: tokens=, sizes in the name of the kernel (Vidur). RMSNorm, RoPE and SiLU*mul are
   those of vLLM in 2023: a block per row, an element per thread and load; RMSNorm reads a row twice.
 
@@ -188,13 +188,25 @@ def _rows(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kerne
     moved = round(SIZES[dtype] * batch * elements)
     kind = {"gelu": "elementwise", "softmax": "softmax", "layernorm": "norm"}[phase]
     one = call(Work(kind, 0, moved, moved), dtype)  # type: ignore[arg-type]
-    return Kernel(phase, (one,), float(batch * elements), *WAITS[phase], key)
+    waits = (0.0, 0.0) if pairs.get("clock") == "device" else WAITS[phase]
+    return Kernel(phase, (one,), float(batch * elements), *waits, key)
+
+
+def _group_norm(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kernel:
+    """torch's kernels on pixels channels first."""
+    channels, groups, (height, width) = number(pairs, "C"), number(pairs, "groups"), _pair(pairs, "HxW")
+    if channels % groups:
+        raise Unpredicted(f"{channels} channels are no multiple of {groups} groups")
+    moved = round(SIZES[dtype] * batch * channels * height * width)
+    work = Work("norm", 0, moved, moved, blocks=batch * groups)
+    return Kernel(phase, (call(work, dtype),), float(batch * channels * height * width), key=f"{channels}x{height}")
 
 
 READERS: dict[tuple[str, ...], Callable[[str, str, int, Mapping[str, str]], Kernel]] = {
     ("gemm",): _gemm,
     ("conv2d fwd", "conv2d bwd-data"): _conv,
     ("softmax", "layernorm", "gelu"): _rows,
+    ("groupnorm",): _group_norm,
 }
 
 

@@ -45,7 +45,7 @@ def test_a_part_that_fails_stops_or_writes_nothing_is_said_to(tmp_path: Path) ->
 
 
 def test_parts_are_distinct_and_their_models_exist() -> None:
-    listed = parts(["temporal_attention", "group_norm"], calibrates=False)
+    listed = parts(["temporal_attention", "group_norm"])
     assert len({part.name for part in listed}) == len({part.file for part in listed}) == len(listed)
     assert {"ceilings", "tests", "limits", "bench-group_norm", "profile-parti-20b-triton"} <= {p.name for p in listed}
     for model in gpu_parts.MODELS:
