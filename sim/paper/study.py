@@ -1,0 +1,71 @@
+"""The eight workloads of the study on one device, profiled when first asked for.
+
+What the study does not state (batch, prompts, the version of Stable Diffusion, how it was compiled) is ours as the
+configs have it: batch 1, eager.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from minimodels import loader
+from minimodels.kinds import Config
+from minimodels.run import Run
+from minimodels.sim.profile import Profile
+from minimodels.sim.progress import Advance, silent
+
+PAPER = "arXiv 2312.14385"
+WORKLOADS = {  # as the study calls them
+    "LLaMA": "llama2-7b",
+    "Imagen": "imagen",
+    "StableDiffusion": "stable-diffusion-1.5",
+    "Muse": "muse-3b",
+    "Parti": "parti-20b",
+    "Prod Image": "prod-image",
+    "MakeAVideo": "make-a-video",
+    "Phenaki": "phenaki",
+}
+DIFFUSION = ("Imagen", "StableDiffusion", "Prod Image", "MakeAVideo")
+TRANSFORMERS = ("Muse", "Parti", "Phenaki")
+IMAGES = ("Imagen", "StableDiffusion", "Muse", "Parti", "Prod Image")
+
+Profiler = Callable[[Config, Run, Advance], Profile]
+
+
+@dataclass(slots=True)
+class Study:
+    """Profiles on one device, each made once. profiler: `simulate`, or `measure` where the device is "cuda"."""
+
+    device: str
+    profiler: Profiler
+    progress: Advance = silent
+    _known: dict[tuple[Any, ...], Profile] = field(default_factory=dict)
+
+    def profile(
+        self, workload: str, attention: str = "flash", *, mode: str = "eager", batch: int = 1,
+        overrides: tuple[str, ...] = (), **lengths: int,
+    ) -> Profile:  # fmt: skip
+        """One inference of a workload (or of a config by name); lengths: `steps`, `image_size`, `frames`, ..."""
+        key = (workload, attention, mode, batch, overrides, *sorted(lengths.items()))
+        if key not in self._known:
+            config = loader.load(WORKLOADS.get(workload, workload), overrides, lengths)
+            run = Run(device=self.device, attention=attention, mode=mode, batch=batch)  # type: ignore[arg-type]
+            self._known[key] = self.profiler(config, run, self.progress)
+        return self._known[key]
+
+    def pair(self, workload: str, **options: Any) -> tuple[Profile, Profile]:
+        """The workload with attention written out, and with FlashAttention."""
+        return self.profile(workload, "baseline", **options), self.profile(workload, "flash", **options)
+
+
+def of_device(device: str, progress: Advance = silent) -> Study:
+    """A study simulated for a GPU, or measured where `device` is "cuda"."""
+    if device == "cuda":
+        from minimodels.sim.measure import measure
+
+        return Study(device, measure, progress)
+    from minimodels.sim.simulate import simulate
+
+    return Study(device, simulate, progress)

@@ -1,0 +1,128 @@
+"""The study again: every target writes what it promises, is reused, and no number of the study is left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from minimodels.cli import main
+from minimodels.kinds import Config
+from minimodels.run import Run
+from minimodels.sim import device as devices
+from minimodels.sim.paper import flash, study, targets
+from minimodels.sim.paper.result import COLUMNS, numbers, scoreboard
+from minimodels.sim.paper.study import Study, of_device
+from minimodels.sim.profile import Profile
+from minimodels.sim.progress import Advance, silent
+from minimodels.sim.simulate import simulate
+
+TINY = {
+    "LLaMA": "llama-tiny", "Imagen": "imagen-tiny", "StableDiffusion": "stable-diffusion-tiny", "Muse": "muse-tiny",
+    "Parti": "parti-tiny", "Prod Image": "sdxl-tiny", "MakeAVideo": "make-a-video-tiny", "Phenaki": "phenaki-tiny",
+}  # fmt: skip
+SMALL = {"stable-diffusion-2.1": "stable-diffusion-tiny", "ldm-1.45b": "ldm-tiny"}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The study on configs that take milliseconds."""
+    monkeypatch.setattr(study, "WORKLOADS", TINY | SMALL)
+    monkeypatch.setattr(flash, "SETTINGS", {name: (("compiled", {"mode": "compiled"}),) for name in TINY})
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_a_target_leaves_pictures_a_table_and_its_rows(name: str, tmp_path: Path) -> None:
+    board = targets.run([name], of_device("a100-80gb"), tmp_path)
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
+    table = list(csv.reader((tmp_path / f"{name}.csv").open()))
+    assert len(table) > 2 and len({len(row) for row in table}) == 1
+    assert any(row["target"] == name for row in board)
+    written = list(csv.DictReader((tmp_path / "scoreboard.csv").open()))
+    assert written == board and tuple(written[0]) == COLUMNS
+    assert {row["id"] for row in written} == set(numbers()), "every number of the study has a row"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_finished_targets_are_reused_for_the_same_device_alone(tmp_path: Path) -> None:
+    runs: list[str] = []
+
+    def counted(config: Config, run: Run, progress: Advance = silent) -> Profile:
+        runs.append(run.device)
+        return simulate(config, run, progress)
+
+    first = targets.run(["table2"], Study("a100-80gb", counted), tmp_path)
+    made = len(runs)
+    assert made and targets.run(["table2"], Study("a100-80gb", counted), tmp_path) == first and len(runs) == made
+    targets.run(["table2"], Study("a100-80gb", counted), tmp_path, force=True)
+    assert len(runs) == 2 * made
+    other = targets.run(["table2"], Study("h100-sxm", counted), tmp_path)
+    assert len(runs) == 3 * made and {row["device"] for row in other if row["target"]} == {"h100-sxm"}
+    (tmp_path / "table2.csv").unlink()
+    targets.run(["table2"], Study("h100-sxm", counted), tmp_path)
+    assert (tmp_path / "table2.csv").exists()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_stops_a_run_leaves_what_was_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(study: Study) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(targets.TARGETS, "fig7", stopped)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        targets.run(["table2", "fig7"], of_device("a100-80gb"), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "scoreboard.csv").open()))
+    assert any(row["target"] == "table2" for row in rows) and not (tmp_path / "fig7.png").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_another_cost_model_gives_other_speed_ups() -> None:
+    """Nothing of the scoreboard is typed in."""
+    device = devices.load("a100-80gb")
+    before = {row[0]: row[2] for row in flash.table2(of_device("a100-80gb")).rows if row[1] == "as configured"}
+    slower = device.constants.model_copy(update={"host_per_op": 1e-9, "host_per_launch": 1e-9})
+    changed = device.model_copy(update={"constants": slower})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "load", lambda name: changed)
+        after = {row[0]: row[2] for row in flash.table2(of_device("a100-80gb")).rows if row[1] == "as configured"}
+    assert all(before[name] != after[name] for name in before)
+
+
+def test_numbers_are_complete_and_those_that_cannot_be_told_say_why() -> None:
+    assert len(numbers()) == 150
+    for row in scoreboard([]):
+        assert row["holds"] == "cannot be told" and row["why"]
+
+
+def test_ranks_correlate_as_they_should() -> None:
+    assert flash.spearman([1, 5, 2], [10, 30, 20]) == pytest.approx(1)
+    assert flash.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert flash.removed(2.0) == 0.5
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_command_prints_the_scoreboard(tmp_path: Path) -> None:
+    out = str(tmp_path / "made")
+    shown = CliRunner().invoke(main, ["paper", "table2", "--out", out])
+    assert shown.exit_code == 0 and "SIMULATED on a100-80gb" in shown.stdout and "LLaMA" in shown.stdout
+    found = json.loads(CliRunner().invoke(main, ["paper", "table2", "--out", out, "--json"]).stdout)
+    assert len({row["id"] for row in found}) == 150
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tabel2"], "unknown target 'tabel2'; allowed: all, table2"),
+        (["table2", "--device", "a1000"], "unknown device 'a1000'"),
+        (["table2", "--out", "/dev/null/x"], "cannot make /dev/null/x"),
+    ],
+)
+def test_wrong_input_is_one_message(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, ["paper", *arguments])
+    assert result.exit_code == 2 and said in result.stderr
