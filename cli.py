@@ -71,7 +71,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--kernels", metavar="torch|triton", default="torch", show_default=True,
                      help="Kernels of all other operators: torch's, or ours in Triton where there is one."),
         click.option("--mode", metavar="eager|graph|compiled", default="eager", show_default=True,
-                     help="How the host launches kernels; graph and compiled are simulated only, so name a GPU."),
+                     help="How the host launches kernels: one by one, in CUDA graphs (measured on a GPU only), or "
+                     "those of torch.compile."),
         click.option("--batch", type=int, default=1, show_default=True, help="Images or sequences at once."),
         click.option("--dtype", metavar="DTYPE", help="bfloat16, float16, float32 or float64.  "
                      "[default: bfloat16 on a GPU, float32 on cpu]"),
@@ -126,6 +127,7 @@ def show(name: str, overrides: tuple[str, ...], depth: int, as_json: bool) -> No
               help="What the detailed table lists.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write the profile as JSON.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
+@click.option("--compare", "compared", is_flag=True, help="Measure, and show the prediction for the same GPU beside.")
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON instead of tables.")
 def profile(
     name: str,
@@ -133,12 +135,13 @@ def profile(
     by: Any,
     out: Path | None,
     picture: Path | None,
+    compared: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Where time, FLOPs and memory go in one inference of NAME (`minibench list`, or a .toml file)."""
     from minimodels import loader
-    from minimodels.sim import files, tables
+    from minimodels.sim import files, side_by_side, tables
 
     outputs = [path for path in (out, picture) if path]
     files.check_distinct(outputs, [Path(name)] if name.endswith(".toml") else [])
@@ -149,14 +152,20 @@ def profile(
 
         plots.check_extension(picture)
     lengths = {key: options.pop(key) for key in LENGTHS}
-    result = _profile(loader.load(name, overrides, lengths), options)
+    config = loader.load(name, overrides, lengths)
+    if compared:
+        side_by_side.check(options["device"])
+    result = _profile(config, options)
     if out:
         result.save(out)
     if picture:
         from minimodels.sim import plots
 
         plots.save(plots.breakdown([result]), picture)
-    if as_json:
+    if compared:
+        predicted = _profile(config, options | {"device": result.device.name, "dtype": result.run.dtype})
+        printed((side_by_side.as_json if as_json else side_by_side.report)(result, predicted))
+    elif as_json:
         click.echo(result.to_json())
     else:
         printed(tables.profile_summary(result, by))
