@@ -158,13 +158,14 @@ def profile(
     result = _profile(config, options)
     if out:
         result.save(out)
+    there = {"device": result.device.name, "dtype": result.run.dtype}
+    shown = [result, _profile(config, options | there)] if compared else [result]
     if picture:
         from minimodels.sim import plots
 
-        plots.save(plots.breakdown([result]), picture)
+        plots.save(plots.breakdown(shown), picture)
     if compared:
-        predicted = _profile(config, options | {"device": result.device.name, "dtype": result.run.dtype})
-        printed((side_by_side.as_json if as_json else side_by_side.report)(result, predicted))
+        printed((side_by_side.as_json if as_json else side_by_side.report)(*shown))
     elif as_json:
         click.echo(result.to_json())
     else:

@@ -8,6 +8,9 @@ Graphs that are replayed once share a pool of memory, since they are replayed in
 replayed again and again has a pool of its own: its inputs, which Python may free while it is captured, are then never
 overwritten by what it allocates, so that every replay computes the same.
 
+Graphs without kernels are kept as well until the capture ends: torch gives up a pool when its last graph is gone, and
+refuses to take it up again.
+
 Random numbers differ between replays: torch registers its generator with every graph.
 """
 
@@ -65,7 +68,8 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._capturing = False
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -79,23 +83,27 @@ class CudaGraphs:
         torch.cuda.synchronize(self._device)
 
     def begin(self, repeated: bool) -> None:
-        self._graph = torch.cuda.CUDAGraph()
-        self._graph.capture_begin(pool=None if repeated else self._shared)
+        self._graphs.append(torch.cuda.CUDAGraph())
+        with torch.inference_mode(False):  # up to 2.12 torch makes here what its generator fills before a replay
+            self._graphs[-1].capture_begin(pool=None if repeated else self._shared)
+        self._capturing = True
 
     def end(self) -> Callable[[], None]:
-        assert self._graph is not None, "begun"
-        graph, self._graph = self._graph, None
-        graph.capture_end()
-        return graph.replay
+        assert self._capturing, "begun"
+        self._graphs[-1].capture_end()
+        self._capturing = False
+        return self._graphs[-1].replay
 
     def abandon(self) -> None:
-        if self._graph is not None:
+        if self._capturing:
             with suppress(RuntimeError):  # the capture is invalid, and ending it says so once more
-                self._graph.capture_end()
+                self._graphs[-1].capture_end()
 
 
 class Capture:
     """The tracer of a captured run. `full`: every step has a graph of its own."""
+
+    clocks = False
 
     def __init__(self, recorder: Recorder, full: bool) -> None:
         self.segments: list[Segment] = []

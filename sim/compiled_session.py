@@ -7,7 +7,7 @@ Under the profiler the steps of the walk's knots run. Times belong to kernels, n
 entry `compiled::NAME` of the stage and the steps it ran in, its category read from the name (`compiled`). Which
 operator's FLOPs a kernel does is not known: for each stage and category an entry `walked::CATEGORY` without time holds
 the FLOPs of all its operators, exactly, and the bytes that fused chains would move (`fusion`). A kernel's own FLOPs and
-bytes are 0. Memory is that of each stage's peak when it is not compiled, which is at least what it takes compiled.
+bytes are 0. Memory is that of the run when it is not compiled, on the entries `walked::CATEGORY`: the peak of theirs.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from minimodels.sim.session import DEFECT, PASSES, Session, Timed, Unmeasurable,
 from minimodels.transformer import Decoder, TextEncoder, TextToTokens
 from minimodels.uvit import UVit
 
+WALKED = "walked::"  # how the names of entries begin that hold what a category's operators do
 RECOMPILES = 64  # of one function: many networks share `nn.Module.__call__`, and steps have sizes of their own
 METHODS: dict[type[nn.Module], tuple[str, ...]] = {  # what pipelines call of a network beside the network itself
     TextEncoder: ("pooled",),
@@ -80,9 +81,9 @@ class CompiledSession(Session):
         tracer = profiler.Labels(self._walk.knots, self._settle, self._run.seed + number)
         events = profiler.trace(lambda: self._perform(tracer), self._on_gpu)
         found, lost = kernels(events, self._on_gpu)
-        views = {call.name for call in self._walk.calls if is_view(call)}
-        views -= {call.name for call in self._walk.calls if not is_view(call)}
-        found = [kernel for kernel in found if kernel.operator not in views]
+        if not self._on_gpu:  # where an operator is all there is to time; a kernel of a GPU is one whoever launches it
+            views = self._only_views()
+            found = [kernel for kernel in found if kernel.operator not in views]
         ran = [profiler.Executed(kernel.name, kernel.start, kernel.end, [], [kernel[-2:]]) for kernel in found]
         times = profiler.times(ran, profiler.stage_starts(events))
         self._attribute(sum(device for device, _ in times), lost)
@@ -96,11 +97,23 @@ class CompiledSession(Session):
         return timed
 
     def memory(self, per_call: Sequence[int]) -> list[int]:
-        """The peak of its stage for every entry."""
-        peaks: defaultdict[str, int] = defaultdict(int)
+        """For every entry of the walk the peak of its operators, for those of kernels the least of their stage."""
+        peaks: defaultdict[tuple[Any, ...], int] = defaultdict(int)
+        least: dict[str, int] = {}
         for size, call in zip(per_call, self._walk.calls, strict=True):
-            peaks[call.stage] = max(peaks[call.stage], size)
-        return [peaks[call.stage] or min(peaks.values()) for call in self._entries]
+            peaks[_place(call)] = max(peaks[_place(call)], size)
+            least[call.stage] = min(least.get(call.stage, size), size)
+        return [
+            peaks[_place(entry)] if entry.name.startswith(WALKED) else least.get(entry.stage, min(per_call))
+            for entry in self._entries
+        ]
+
+    def _only_views(self) -> set[str]:
+        """Names of the walk's operators that never do more than look at their argument."""
+        names: dict[bool, set[str]] = {True: set(), False: set()}
+        for call in self._walk.calls:
+            names[is_view(call)].add(call.name)
+        return names[True] - names[False]
 
     def _perform(self, tracer: Tracer) -> None:
         from torch._dynamo import config as dynamo
@@ -135,7 +148,7 @@ def facts(calls: Sequence[Call]) -> list[Timed]:
     works, _ = fuse(calls)
     groups: dict[tuple[Where, str], list[Work]] = {}
     for call, work in zip(calls, works, strict=True):
-        if work.kernel != "none":
+        if not is_view(call):
             groups.setdefault((Where(call.stage, call.weight, call.steps), call.category), []).append(work)
     result = []
     for (where, category), members in groups.items():
@@ -148,7 +161,7 @@ def facts(calls: Sequence[Call]) -> list[Timed]:
             launches=0,
         )
         dtype = next(call.dtype for call in calls if call.stage == where.stage)
-        result.append(Timed(_entry(f"walked::{category}", category, done, where, dtype), 0.0, 0.0, 0.0))
+        result.append(Timed(_entry(f"{WALKED}{category}", category, done, where, dtype), 0.0, 0.0, 0.0))
     return result
 
 
@@ -175,6 +188,11 @@ def _where(kernel: Kernel, walk: profiler.KnotWalk) -> Where:
     loops = [(kernel.path[: end - 1], kernel.path[end - 1]) for end in range(2, len(kernel.path) + 1, 2)]
     weight = prod((walk.shares[loop][step] for loop, step in loops), start=1.0)
     return Where(kernel.stage, weight, prod(walk.lengths[loop] for loop, _ in loops) if loops else None)
+
+
+def _place(entry: Call) -> tuple[Any, ...]:
+    """What the operators that one entry of the walk stands for have in common."""
+    return entry.stage, entry.weight, entry.steps, entry.category
 
 
 def _order(entry: Call, stages: Sequence[str]) -> tuple[Any, ...]:

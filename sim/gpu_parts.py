@@ -81,19 +81,8 @@ def parts(kernels: Sequence[str], calibrates: bool = False) -> list[Part]:
 
 def _profile(name: str, model: str, attention: str, kernels: str, mode: str) -> Part:
     changed = [word for setting in SET.get(model, ()) for word in ("--set", setting)]
-    options = (
-        "--device",
-        "cuda",
-        "--dtype",
-        "bfloat16",
-        "--attention",
-        attention,
-        "--kernels",
-        kernels,
-        "--mode",
-        mode,
-    )
-    command = (sys.executable, "cli.py", "profile", model, *options, *changed, "--out", "{file}")
+    options = ("--dtype", "bfloat16", "--attention", attention, "--kernels", kernels, "--mode", mode)
+    command = (sys.executable, "cli.py", "profile", model, "--device", "cuda", *options, *changed, "--out", "{file}")
     return Part(f"profile-{name}", f"profile-{name}.json", command)
 
 

@@ -17,7 +17,7 @@ from minimodels.sim.measure import measure
 from minimodels.sim.profile import Profile
 from minimodels.sim.profiler import Event
 from minimodels.sim.simulate import simulate
-from minimodels.sim.views import by_category, by_stage
+from minimodels.sim.views import by_category, by_stage, stage_peaks
 from tests.sim.test_measure import TINY, flops
 
 NEEDS_COMPILER = pytest.mark.skipif(
@@ -163,6 +163,16 @@ def test_kernels_weigh_what_the_steps_they_ran_in_stand_for(monkeypatch: pytest.
     drawn = [op for op in profile.ops if op.name == "compiled::aten::argmax"]
     assert sum(op.weight for op in drawn if op.stage == "decode") == 10 == drawn[-1].steps
     assert sum(op.weight for op in drawn if op.stage == "prefill") == 1
+
+
+def test_memory_is_that_of_the_uncompiled_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = compiled("llama-tiny", monkeypatch)
+    theirs = measure(loader.load("llama-tiny"), Run(device="cpu", dtype="float32", repeats=1, warmup=1))
+    assert stage_peaks(ours) == stage_peaks(theirs)
+    assert (ours.memory.peak, ours.memory.kv_cache) == (theirs.memory.peak, theirs.memory.kv_cache)
+    assert ours.memory.peak_op is not None and theirs.memory.peak_op is not None
+    at = theirs.ops[theirs.memory.peak_op]
+    assert ours.ops[ours.memory.peak_op].name == f"walked::{at.category}"
 
 
 @NEEDS_COMPILER

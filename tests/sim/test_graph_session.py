@@ -25,7 +25,7 @@ from minimodels.sim import graph_session
 from minimodels.sim.call import Call
 from minimodels.sim.capture import Capture, CudaGraphs, Segment
 from minimodels.sim.graph_session import GraphSession, matched, times_of
-from minimodels.sim.job import Prepared
+from minimodels.sim.job import Prepared, of_module
 from minimodels.sim.measure import measure
 from minimodels.sim.profiler import Event, Executed, KnotWalk
 from minimodels.sim.progress import silent
@@ -145,6 +145,14 @@ def test_a_wrong_option_is_said_as_it_is() -> None:
 
     with pytest.raises(ValueError, match=r"\Aa pinned backend\Z"):
         captured(job)
+
+
+def test_a_module_of_a_users_own_is_captured_too() -> None:
+    """Its submodules are labelled, unless who watches only takes the time."""
+    module = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU()))
+    job = of_module(module, (torch.ones(2, 3),), Run(device="cpu", dtype="float32")).prepare("cpu")
+    (one,) = captured(job.run)
+    assert list(one.operators) == ["linear", "relu"]
 
 
 def pairs(*operators: tuple[str, float, str]) -> list[Pair]:
@@ -270,6 +278,26 @@ def test_a_graph_replayed_in_a_row_reads_the_same_input_each_time() -> None:
         for _ in range(one.count):
             one.replay()
     assert out.eq(2).all()
+
+
+@pytest.mark.gpu
+def test_stretches_without_kernels_leave_the_memory_of_the_others_alone() -> None:
+    """Torch lets go of a pool when its last graph is gone, and a stage is often preceded by a graph of nothing."""
+    out = torch.empty(1_000, device="cuda")
+
+    def job() -> None:
+        for stage in ("first", "second", "third"):
+            with scope(STAGE, stage):
+                out.normal_()
+
+    segments = captured(job, CudaGraphs(torch.device("cuda")))
+    assert [one.stage for one in segments] == ["first", "second", "third"]
+    found = []
+    for one in segments:
+        one.replay()
+        found.append(out.clone())
+    assert all(x.isfinite().all() and 0.9 < x.std().item() < 1.1 for x in found)
+    assert not torch.equal(found[0], found[1])
 
 
 @pytest.mark.gpu

@@ -281,7 +281,7 @@ def test_a_steady_loop_is_one_graph_and_any_other_one_per_step() -> None:
     assert buckets(600, "affine", full=False) == {255: 256, 511: 256, 599: 88}
 
 
-@pytest.mark.parametrize("backend", ("baseline", "flash", "efficient"))
+@pytest.mark.parametrize("backend", ("baseline", "flash", "efficient", "triton"))
 @pytest.mark.parametrize(("name", "overrides"), LOOPS)
 def test_flops_of_buckets_are_those_of_the_keys_that_there_are(
     name: str, overrides: tuple[str, ...], backend: str

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from minimodels import loader
+from minimodels import cli, loader
 from minimodels.run import Run
 from minimodels.sim import tables
 from minimodels.sim.profile import Profile
@@ -103,6 +106,32 @@ def test_the_table_and_the_json_hold_the_same_rows(capsys: pytest.CaptureFixture
 def test_a_cpu_cannot_be_compared_and_what_can_is_said() -> None:
     with pytest.raises(ValueError, match="no prediction for a CPU.*--device cuda.*minibench compare"):
         check("cpu")
+
+
+def test_the_command_predicts_what_it_measured_for_the_same_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def profiled(config: object, options: dict[str, Any]) -> Profile:
+        asked.append(options)
+        return image("measured") if len(asked) == 1 else slower(image(), "Linear", 1.5)
+
+    monkeypatch.setattr(cli, "_profile", profiled)
+    monkeypatch.setattr("minimodels.sim.side_by_side.check", lambda device: None)
+    out, picture = tmp_path / "out.json", tmp_path / "both.svg"
+    words = ["profile", "llama-tiny", "--device", "cuda", "--batch", "3", "--mode", "graph", "--compare"]
+    done = CliRunner().invoke(cli.main, [*words, "--out", str(out), "--plot", str(picture)])
+    assert done.exit_code == 0, done.output
+    assert "+35%" in done.output
+    measured, predicted = asked
+    assert measured["device"] == "cuda"
+    assert predicted == measured | {"device": image().device.name, "dtype": "bfloat16"}
+    assert Profile.from_json(out.read_text()) == image("measured")
+    assert picture.stat().st_size > 0
+    asked.clear()
+    done = CliRunner().invoke(cli.main, [*words, "--json"])
+    assert json.loads(done.output)["rows"][0]["error"] == pytest.approx(24.5 / 79)
 
 
 @pytest.mark.gpu
