@@ -17,6 +17,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from minimodels.sim import device as devices
 from minimodels.sim import units
 from minimodels.sim.cells import table_of
 from minimodels.sim.profile import Op, Profile
@@ -65,6 +66,7 @@ def check(device: str) -> None:
     if device == "cpu":
         raise ValueError(f"--compare: there is no prediction for a CPU to stand beside a measurement; {hint}")
     if device not in ("auto", "cuda"):
+        devices.load(device)  # or it is no GPU at all
         raise ValueError(f"--compare measures on the GPU at hand, and {device} is only simulated; {hint}")
     import torch
 
