@@ -17,6 +17,7 @@ from minimodels.sim.commands import printed
 
 if TYPE_CHECKING:
     from minimodels.kinds import Config
+    from minimodels.sim.explain import WhatIf
     from minimodels.sim.profile import Profile
 
 LENGTHS = ("steps", "image_size", "frames", "prompt_len", "gen_len")
@@ -125,6 +126,9 @@ def show(name: str, overrides: tuple[str, ...], depth: int, as_json: bool) -> No
 @run_options
 @click.option("--by", type=click.Choice(["stage", "category", "module", "attention"]), default="stage", show_default=True,
               help="What the detailed table lists.")  # fmt: skip
+@click.option(
+    "--explain", is_flag=True, help="Also: why the operators that matter take so long, and what-ifs (simulated)."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the profile as JSON.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
 @click.option("--compare", "compared", is_flag=True, help="Measure, and show the prediction for the same GPU beside.")
@@ -133,6 +137,7 @@ def profile(
     name: str,
     overrides: tuple[str, ...],
     by: Any,
+    explain: bool,
     out: Path | None,
     picture: Path | None,
     compared: bool,
@@ -141,21 +146,16 @@ def profile(
 ) -> None:
     """Where time, FLOPs and memory go in one inference of NAME (`minibench list`, or a .toml file)."""
     from minimodels import loader
-    from minimodels.sim import files, side_by_side, tables
+    from minimodels.sim import side_by_side, tables
 
-    outputs = [path for path in (out, picture) if path]
-    files.check_distinct(outputs, [Path(name)] if name.endswith(".toml") else [])
-    for path in outputs:
-        files.check_writable(path)
-    if picture:
-        from minimodels.sim import plots
-
-        plots.check_extension(picture)
+    _check_outputs(name, out, picture)
     lengths = {key: options.pop(key) for key in LENGTHS}
     config = loader.load(name, overrides, lengths)
+    if compared and explain:
+        raise ValueError("--compare measures and --explain simulates: take one of them")
     if compared:
         side_by_side.check(options["device"])
-    result = _profile(config, options)
+    result = _simulated(config, options, "--explain") if explain else _profile(config, options)
     if out:
         result.save(out)
     there = {"device": result.device.name, "dtype": result.run.dtype}
@@ -166,10 +166,16 @@ def profile(
         plots.save(plots.breakdown(shown), picture)
     if compared:
         printed((side_by_side.as_json if as_json else side_by_side.report)(*shown))
-    elif as_json:
-        click.echo(result.to_json())
-    else:
+        return
+    changes = _what_ifs(config, options) if explain else []
+    if not as_json:
         printed(tables.profile_summary(result, by))
+    elif not explain:
+        click.echo(result.to_json())
+    if explain:
+        from minimodels.sim import explain_table
+
+        printed(explain_table.as_json(result, changes) if as_json else explain_table.report(result, changes))
 
 
 @main.command()
@@ -271,14 +277,37 @@ def import_(directory: Path, out: Path | None, base: str | None) -> None:
         click.echo(f'{out} is the section [{found.section}] of an architecture: put a line base = "NAME" above it.')
 
 
-def _simulated(config: Config, options: dict[str, Any]) -> Profile:
-    """As `_profile`, on the GPU that stands for one where a device at hand is named."""
+def _check_outputs(name: str, out: Path | None, picture: Path | None) -> None:
+    """See that a profile and its picture can be written, before it is made; over no model file."""
+    from minimodels.sim import files
+
+    outputs = [path for path in (out, picture) if path]
+    files.check_distinct(outputs, [Path(name)] if name.endswith(".toml") else [])
+    for path in outputs:
+        files.check_writable(path)
+    if picture:
+        from minimodels.sim import plots
+
+        plots.check_extension(picture)
+
+
+def _what_ifs(config: Config, options: dict[str, Any]) -> list[WhatIf]:
+    from minimodels.run import make_run
+    from minimodels.sim.explain import what_ifs
+    from minimodels.sim.progress import bar
+
+    with bar(config.title) as progress:
+        return what_ifs(config, make_run(**options), progress)
+
+
+def _simulated(config: Config, options: dict[str, Any], what: str = "this command") -> Profile:
+    """As `_profile`, on the GPU that stands for one where none is named; `what` simulates."""
     from minimodels.options import HERE, Options
 
     if options["device"] == "auto":
         options["device"] = Options.model_fields["device"].default
     elif options["device"] in HERE:
-        raise ValueError(f"--device {options['device']}: this command simulates; name a GPU of `minibench devices`")
+        raise ValueError(f"--device {options['device']}: {what} simulates; name a GPU of `minibench devices`")
     return _profile(config, options)
 
 

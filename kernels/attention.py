@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from minimodels.kernels.backend import architecture, choice
+from minimodels.kernels.backend import choice, target_of
 from minimodels.kernels.limits import resolve
 from minimodels.kernels.scope import CORE, AttentionCall, scope
 
@@ -38,33 +38,63 @@ def attention(
         ValueError: shapes do not fit together, or a pinned backend cannot do the call; the message names the limit
             and the value.
     """
-    n, m = q.shape[-2], k.shape[-2]
     _check(q, k, v, causal)
-    causal = causal and n > 1
+    causal = causal and q.shape[-2] > 1
     if scale is None:
         scale = q.shape[-1] ** -0.5
-    chosen = choice()
-    target = chosen.target if q.device.type == "meta" else architecture(q.device)
-    backend = resolve(chosen.attention, target, q, k, causal, bias)
-    call = AttentionCall(
+    backend = resolve(choice().attention, target_of(q), q, k, causal, bias)
+    with scope(CORE, backend, _call(backend, q, k, causal, bias)):
+        if backend == "baseline":
+            return _baseline(q, k, v, causal, bias, scale)
+        if backend in OURS:
+            from minimodels.kernels.our_attention import attend  # Triton takes 0.2 s to import
+
+            return attend(q, k, v, causal, bias, scale)
+        return _fused(backend, q, k, v, causal, bias, scale)
+
+
+def attention_with_cache(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, pos: int, *, causal: bool = True,
+    bias: Tensor | None = None, scale: float | None = None,
+) -> Tensor:  # fmt: skip
+    """Write k, v (b, kv_heads, n, d) into the cache at `pos`, and attend to all that it then holds.
+
+    q (b, heads, n, d); keys, values: the cache, (b, kv_heads, capacity, d), filled up to `pos`. Ours do both in one
+    launch where queries are few; otherwise two copies go before `attention`.
+
+    Raises:
+        ValueError: as `attention` does.
+    """
+    end, one = pos + k.shape[-2], q.shape[-2] == 1
+    held, held_values = keys[:, :, :end], values[:, :, :end]
+    if choice().attention.startswith("triton") and (causal or one):
+        from minimodels.kernels.our_attention import attend_with_cache, takes_cache
+
+        _check(q, held, held_values, causal)
+        backend = resolve(choice().attention, target_of(q), q, held, not one, bias)
+        if backend in OURS and takes_cache(q, k):
+            scale = q.shape[-1] ** -0.5 if scale is None else scale
+            with scope(CORE, backend, _call(backend, q, held, not one, bias)):
+                return attend_with_cache(q, k, v, keys, values, pos, bias, scale)
+    keys[:, :, pos:end], values[:, :, pos:end] = k, v
+    return attention(q, held, held_values, causal=causal, bias=bias, scale=scale)
+
+
+OURS = ("triton", "reference")
+
+
+def _call(backend: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> AttentionCall:
+    return AttentionCall(
         backend=backend,
         batch=q.shape[:-3].numel(),
-        query_length=n,
-        key_length=m,
+        query_length=q.shape[-2],
+        key_length=k.shape[-2],
         heads=q.shape[-3],
         kv_heads=k.shape[-3],
         head_dim=q.shape[-1],
         causal=causal,
         bias=bias is not None,
     )
-    with scope(CORE, backend, call):
-        if backend == "baseline":
-            return _baseline(q, k, v, causal, bias, scale)
-        if backend in ("triton", "reference"):
-            from minimodels.kernels.our_attention import attend  # Triton takes 0.2 s to import
-
-            return attend(q, k, v, causal, bias, scale)
-        return _fused(backend, q, k, v, causal, bias, scale)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> None:

@@ -78,6 +78,21 @@ def _chosen(new: Choice) -> Iterator[None]:
         _choice = before
 
 
+def target_of(x: torch.Tensor) -> str:
+    """The architecture whose limits decide for a tensor: that of its device, on `meta` the chosen target."""
+    return _choice.target if x.device.type == "meta" else architecture(x.device)
+
+
+COMPUTE_UNITS = {"sm80": 108, "sm89": 128, "sm90": 132, "sm100": 148, "gfx942": 304}  # of the largest GPU of each
+
+
+def compute_units(x: torch.Tensor) -> int:
+    """Multiprocessors of a tensor's device, on `meta` of the largest GPU with the chosen target; 1 on a CPU."""
+    if x.device.type == "cuda":
+        return torch.cuda.get_device_properties(x.device).multi_processor_count
+    return COMPUTE_UNITS.get(target_of(x), 1)
+
+
 @cache
 def architecture(device: torch.device) -> str:
     """What decides a device's limits: "sm80", "gfx942", "cpu"."""

@@ -120,7 +120,7 @@ def _case(case: Case, timer: Timer, ceilings: Ceilings, repeats: int, compiled: 
         if name == COMPILE and not compiled:
             continue
         try:
-            found = trial(operator, call, arguments, timer, repeats)
+            found = trial(operator, call, arguments, timer, repeats, alike=name == "ours")
         except torch.OutOfMemoryError:  # of the call or of its judge in float64
             rows.append(Row(*labels, name, bound, note="out of memory"))
         except FAILURES as error:  # torch's kernels say so of calls they cannot do; one of ours must do all

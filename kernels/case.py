@@ -2,11 +2,13 @@
 
 A case comes from a walk (`Case.of`), is kept as JSON, and is made real on any device (`Case.make`), tensors that
 shared a storage sharing one again: q, k and v of one projection lie between each other, and a benchmark must read
-them so. Contents are drawn: normal floats, integers of 0 and 1 (indices into anything), single floats in [0.5, 1).
+them so. Contents are drawn: normal floats, integers of 0 and 1 (indices into anything), single floats in [0.5, 1);
+`CONTENTS` has the operators to which that would be no work.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +19,25 @@ DTYPES = {str(kind).removeprefix("torch."): kind for kind in (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool,
 )}  # fmt: skip
 SHORT = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int64": "i64"}
+
+
+def _first_step(args: tuple[Any, ...]) -> None:
+    """Every token of `unmask_step` is the mask, since rows of known tokens are not read; noise is positive."""
+    tokens, _, noise, choice, _, mask, *_ = args
+    tokens.fill_(mask)
+    _positive(noise, choice)
+
+
+def _positive(*noise: Tensor | None) -> None:
+    for x in noise:
+        if x is not None:
+            x.abs_().clamp_(min=1e-3)
+
+
+CONTENTS: dict[str, Callable[[tuple[Any, ...]], None]] = {
+    "minimodels::unmask_step": _first_step,
+    "minimodels::draw_token": lambda args: _positive(args[1]),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +135,7 @@ class Arguments:
             for number, size in enumerate(case.storages)
         ]
         self._single = [number in single for number in range(len(case.storages))]
+        self._contents = CONTENTS.get(case.operator)
         self.args = tuple(self._view(x) if isinstance(x, View) else x for x in case.args)
 
     def _view(self, x: View) -> Tensor:
@@ -130,6 +152,8 @@ class Arguments:
                 flat.uniform_(0.5, 1, generator=self._generator)
             else:
                 flat.normal_(generator=self._generator)
+        if self._contents is not None:
+            self._contents(self.args)
 
     def copy(self, dtype: torch.dtype | None = None) -> tuple[Any, ...]:
         """The arguments as they are now in tensors of their own, of the same strides; floats in `dtype` if given."""

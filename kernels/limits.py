@@ -106,8 +106,6 @@ def _triton_limit(target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor 
         return f"needs float16, bfloat16 or float32, not {_short(q.dtype)}"
     if head_dim > 256:
         return f"head_dim is at most 256, not {head_dim}"
-    if max(q.shape[-2], k.shape[-2]) > 128:
-        return f"takes at most 128 tokens for now, not {q.shape[-2]:,} and {k.shape[-2]:,}"
     return None
 
 

@@ -1,12 +1,18 @@
 """Which of our attention kernels takes a call.
 
-- `temporal_attention`: at most 128 queries and keys, two batch dimensions or one.
+- `temporal_attention`: at most 128 queries and keys;
+- `cross_attention`: more queries, at most 128 keys, all of which a program holds;
+- `decode_attention`: a few queries whose keys are appended to a cache;
+- `flash_attention`: all others, up to 256 features.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from minimodels.kernels import cross_attention as cross
+from minimodels.kernels import decode_attention as decode
+from minimodels.kernels import flash_attention as flash
 from minimodels.kernels import temporal_attention as short
 
 
@@ -17,5 +23,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, s
         q, k, v = (x[None] for x in (q, k, v))
     elif len(batch) != 2:
         q, k, v = (x.reshape(1, -1, *x.shape[-3:]) for x in (q, k, v))
-    out = short.temporal_attention(q, k, v, bias, None, None, causal, scale)
+        bias = bias if bias is None or bias.dim() < 4 else _folded(bias, batch)
+    if short.takes(q, k):
+        out = short.temporal_attention(q, k, v, bias, None, None, causal, scale)
+    elif bias is None and not causal and cross.takes(q, k):
+        out = cross.cross_attention(q, k, v, scale)
+    else:
+        out = flash.flash_attention(q, k, v, bias, causal, scale)
     return out[0] if len(batch) == 1 else out.reshape(*batch, *out.shape[2:]) if len(batch) != 2 else out
+
+
+def takes_cache(q: Tensor, k: Tensor) -> bool:
+    """Whether queries are few enough for one launch to append their keys and attend."""
+    return decode.takes(q, k)
+
+
+def attend_with_cache(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, pos: int, bias: Tensor | None, scale: float
+) -> Tensor:
+    """q (b, heads, n, d) -> the same; k, v (b, kv_heads, n, d) are written into keys, values (b, kv_heads, capacity, d)."""
+    return decode.decode_attention(q, k, v, keys, values, bias, None, pos, scale)
+
+
+def _folded(bias: Tensor, batch: tuple[int, ...]) -> Tensor:
+    """The bias with its batch dimensions folded as those of the queries are."""
+    return bias.expand(*batch, *bias.shape[-3:]).reshape(1, -1, *bias.shape[-3:])

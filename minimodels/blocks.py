@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minimodels.config import MultiAxis, Norm, Relative, Rotary, Stack
 from minimodels.kernels.activations import ACTIVATIONS
-from minimodels.kernels.attention import attention
+from minimodels.kernels.attention import attention, attention_with_cache
 from minimodels.kernels.backend import ours
 from minimodels.kernels.fused import gated, rotate
 from minimodels.kernels.scope import scope
@@ -187,8 +187,11 @@ class Attention(nn.Module):
                 k, v = self.heads(self.to_k(x)), self.heads(self.to_v(x))
                 if rotary is not None:
                     q, k = rotary(q, k, pos)
-                kv = KV(k, v) if cache is None else _append(cache, KV(k, v), pos)
-            out = attention(q, kv.keys, kv.values, causal=causal, bias=bias, scale=self.scale)
+                kv = KV(k, v)
+            if cache is None:
+                out = attention(q, *kv, causal=causal, bias=bias, scale=self.scale)
+            else:
+                out = attention_with_cache(q, *kv, *cache, pos, causal=causal, bias=bias, scale=self.scale)
             return self.to_out(rearrange(out, f"{self.split} -> {self.tokens}"))
 
     def heads(self, x: Tensor) -> Tensor:
@@ -224,14 +227,6 @@ class MultiAxisAttention(Attention):
                 out = attention(*split, scale=self.scale)
                 parts.append(rearrange(out, f"{pattern} -> b (h p w q) (heads d)", **self.sizes, q=self.sizes["p"]))
             return self.to_out(torch.cat(parts, dim=-1))
-
-
-def _append(cache: KV, new: KV, pos: int) -> KV:
-    """Write `new` into the cache at `pos`; return views of all that is filled."""
-    end = pos + new.keys.shape[2]
-    cache.keys[:, :, pos:end] = new.keys
-    cache.values[:, :, pos:end] = new.values
-    return KV(cache.keys[:, :, :end], cache.values[:, :, :end])
 
 
 class FeedForward(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from minimodels.kernels.work import Work
 
@@ -69,6 +69,10 @@ class Priced(Timing):
     tiles: int | None
     waves: float | None
     l2: L2State
+
+    def why(self) -> dict[str, Any]:
+        """What an operator's record says of it beside the times."""
+        return {name: getattr(self, name) for name in ("error", "utilisation", "tiles", "waves", "l2")}
 
 
 def stretches(calls: Sequence[Call]) -> Iterator[tuple[int, int]]:

@@ -91,6 +91,17 @@ class Device(Strict):
         """Dense FLOP/s for matrix products in `dtype` ("float32", "bfloat16", "float16")."""
         return self.datasheet.flops[dtype]  # type: ignore[index]
 
+    def generation(self) -> str:
+        """What its compute units are like: "nvidia sm8" for sm80, sm86 and sm89, the architecture of other vendors."""
+        return f"{self.vendor} {self.arch[:-1] if self.vendor == 'nvidia' else self.arch}"
+
+    def distant(self) -> bool:
+        """Whether its constants come from a device of another generation."""
+        if self.constants_from is None:
+            return False
+        relative = load(self.constants_from)
+        return relative.distant() or relative.generation() != self.generation()
+
 
 def names() -> list[str]:
     """The names of all devices, sorted."""

@@ -86,6 +86,11 @@ class Op(Record):
     gap_seconds: Seconds | None = Field(description="time the device waited before this operator")
     provenance: Provenance | None
     bound: Bound | None
+    error: float | None = Field(default=None, ge=0, description="how far off the seconds may be, as a share of them")
+    utilisation: float | None = Field(default=None, ge=0, le=1, description="of what bounds it")
+    tiles: Count | None = Field(default=None, description="thread blocks, where the kernel has tiles")
+    waves: float | None = Field(default=None, ge=0, description="rounds of its tiles over the device")
+    l2: Literal["cold", "warm"] | None = Field(default=None, description="where the input was taken to lie")
     attention: Attention | None
 
 

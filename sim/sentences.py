@@ -7,11 +7,12 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from minimodels.sim import units
+from minimodels.sim.call import Call
 from minimodels.sim.profile import Op, Profile
 from minimodels.sim.views import Totals, grouped, totals
 
 
-def weight_bytes(op: Op) -> int | None:
+def weight_bytes(op: Op | Call) -> int | None:
     """Bytes of the parameter matrix or filter that one execution reads; None if the operator has none."""
     operand = 2 if "addmm" in op.name else 1
     if op.category not in ("Linear", "Convolution") or len(op.shapes) <= operand or "bmm" in op.name:

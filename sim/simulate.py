@@ -19,7 +19,7 @@ from minimodels.kernels.backend import attention_backend, kernel_backend
 from minimodels.kinds import Config
 from minimodels.run import DTYPES, Run
 from minimodels.sim import device as devices
-from minimodels.sim.call import Call, Timing
+from minimodels.sim.call import Call, Priced, Timing
 from minimodels.sim.cost import predict, rate_of
 from minimodels.sim.job import Job, Prepared, of_config
 from minimodels.sim.knots import BUCKET
@@ -56,7 +56,7 @@ def simulate_job(job: Job, run: Run, progress: Advance = silent) -> Profile:
     if run.dtype not in device.datasheet.flops:
         raise ValueError(f"{device.name} has no rate for {run.dtype}; it has {', '.join(device.datasheet.flops)}")
     walk = walk_job(job, run, device, progress)
-    timings = predict(_bucketed(walk.calls, run), device, run.mode)
+    timings = predict(bucketed(walk.calls, run), device, run.mode)
     memory, weights = account(walk, run)
     pairs = zip(walk.calls, timings, strict=True)
     executed = [call if call.work is timing.work else replace(call, work=timing.work) for call, timing in pairs]
@@ -91,7 +91,7 @@ def walk_job(job: Job, run: Run, device: devices.Device, progress: Advance = sil
     """Walk a job for a device; loops choose their knots by its predicted times."""
 
     def estimate(calls: Sequence[Call]) -> float:
-        return sum(t.device_seconds + t.gap_seconds for t in predict(_bucketed(calls, run), device, run.mode))
+        return sum(t.device_seconds + t.gap_seconds for t in predict(bucketed(calls, run), device, run.mode))
 
     with _describable(job.name):
         prepared = job.prepare("meta")
@@ -132,7 +132,7 @@ def _describable(name: str) -> Iterator[None]:
     )
 
 
-def _bucketed(calls: Sequence[Call], run: Run) -> list[Call]:
+def bucketed(calls: Sequence[Call], run: Run) -> list[Call]:
     """The calls with the bytes their kernels read: a CUDA graph reads its whole cache bucket, filled or not."""
     if run.mode != "graph":
         return list(calls)
@@ -195,6 +195,7 @@ def _op(call: Call, timings: Sequence[Timing]) -> Op:
         gap_seconds=sum(t.gap_seconds for t in timings) / count,
         provenance=longest.provenance,  # type: ignore[arg-type]
         bound=longest.bound,  # type: ignore[arg-type]
+        **(longest.why() if isinstance(longest, Priced) else {}),
         attention=attention,
     )
 

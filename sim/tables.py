@@ -17,6 +17,7 @@ from rich.text import Text
 
 from minimodels.sim import attention_table, sentences, units, views
 from minimodels.sim.cells import at_least, cells, table_of
+from minimodels.sim.error_bar import error_of
 from minimodels.sim.profile import Profile
 from minimodels.sim.views import Totals
 
@@ -133,6 +134,8 @@ def _headline(profile: Profile) -> Iterable[str]:
         value = at_least(units.written(quantity.value, quantity.unit), not quantity.at_least)
         if quantity.unit == "B/s" and quantity.value is not None and peak:
             value += f" ({units.percent(quantity.value / peak)} of {units.si(peak, 'B/s')})"
+        if quantity.unit.startswith("s/") and (error := error_of(profile.ops)) is not None:
+            value += f" ± {units.percent(error)}"
         yield value if quantity.unit.startswith("s/") else f"{quantity.label} {value}"
 
 

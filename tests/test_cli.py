@@ -126,6 +126,7 @@ BAD = {
     "compare on a cpu": (["profile", "parti-tiny", "--device", "cpu", "--compare"], "no prediction for a CPU"),
     "compare of nothing measured": (["profile", "parti-tiny", "--device", "h200", "--compare"], "h200 is only simulated"),
     "compare of no gpu": (["profile", "parti-tiny", "--device", "h2000", "--compare"], "h200"),
+    "compare and explain": (["profile", "parti-tiny", "--compare", "--explain"], "take one of them"),
     "compare without cuda": (["profile", "parti-tiny", "--compare"], "torch finds no CUDA device here"),
     "batch zero": (["profile", "parti-tiny", "--batch", "0"], "greater"),
     "batch huge": (["profile", "parti-tiny", "--batch", "1" + 21 * "0"], "less"),

@@ -7,6 +7,9 @@ pipeline of every tile that walks over more than one tile of keys. Blocks run in
 uneven, and the longest one stands at the end. Where there are few blocks (decoding), the keys are split over the
 device and the parts added up by a second kernel: of all splits the fastest runs.
 
+Our kernels (`triton`) that hold all the keys they attend to, 128 at most, walk over nothing: they take the time of their
+bytes, or of their products padded to powers of two and their exponentials, whichever is longer.
+
 Every term grows with queries, keys and heads. Kernels differ in tiles (`KERNELS`) and constants (device files).
 """
 
@@ -21,6 +24,7 @@ from minimodels.sim.call import L2State
 from minimodels.sim.cost.base import Cost, origin, rate, rounded_max, streamed
 from minimodels.sim.device import AttentionKernel, Device
 
+HELD = 128  # keys that a program of ours holds at once
 HIDDEN = 0.5  # of what the last wave leaves idle
 SINGLE = 0.3  # of a prologue, for a tile that has one tile of keys
 FEW = 16  # rows of the smallest product of tensor cores: up to here a kernel for decoding runs
@@ -55,7 +59,7 @@ KERNELS = {
     "cudnn": Tiling(((256, 128),), 128, (64, 128, 192, 256)),
     "efficient": CUTLASS,  # xformers
     "efficient-backward": CUTLASS._replace(products=2.5),
-    "triton": Tiling(((256, 128),), 64, (16, 32, 64, 128, 256), 0.9),
+    "triton": Tiling(((256, 128),), 64, (16, 32, 48, 64, 80, 96, 128, 144, 160, 192, 256), 0.9),  # heads of two tiles
     "flash1": CUTLASS._replace(share=0.55),  # the first FlashAttention, which splits over batch and heads only
     "flash1-backward": CUTLASS._replace(share=0.55, products=2.5),
     "flash1-triton": CUTLASS._replace(share=0.5),
@@ -74,6 +78,8 @@ def price(work: Work, dtype: str, call: AttentionCall | None, device: Device, l2
     if call is None:
         computed = (work.flops or 0) / (kernel.efficiency * peak)
         best = (rounded_max(computed, memory), computed, 1, 1.0, "tensor")
+    elif backend == "triton" and call.key_length <= HELD and call.query_length > 1:
+        best = _held(call, memory, peak, kernel, device)
     else:
         best = min(_split(call, split, memory, peak, KERNELS[backend], kernel, device) for split in SPLITS)
     seconds, computed, blocks, waves, unit = best
@@ -91,6 +97,26 @@ def price(work: Work, dtype: str, call: AttentionCall | None, device: Device, l2
         error = kernel.error
     state: L2State = "warm" if missed < moved else "cold"
     return Cost(seconds, work.launches, bound, provenance, error, min(1.0, share), blocks, float(ceil(waves)), state)
+
+
+def _held(
+    call: AttentionCall, memory: float, peak: float, kernel: AttentionKernel, device: Device
+) -> tuple[float, float, int, float, str]:
+    """As `_split`, of our kernels for few keys: tiles as large as a power of two, from 16 on, that holds them."""
+    sheet = device.datasheet
+    queries = ceil(call.query_length / HELD) * _power_of_2(min(call.query_length, HELD))
+    keys, head_dim = _power_of_2(call.key_length), _power_of_2(call.head_dim)
+    rows = call.batch * call.heads * queries
+    product = 4 * rows * keys * head_dim / (kernel.efficiency * peak)
+    exponential = rows * keys / (sheet.exps * sheet.clock * sheet.compute_units)
+    blocks = max(1, rows // HELD)
+    compute = product + exponential
+    unit = "tensor" if product > exponential else "exp"
+    return rounded_max(compute, memory), compute, blocks, blocks / sheet.compute_units, unit
+
+
+def _power_of_2(size: int) -> int:
+    return max(16, 1 << (size - 1).bit_length())
 
 
 def constants_of(backend: str, device: Device) -> AttentionKernel:

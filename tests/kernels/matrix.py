@@ -1,8 +1,8 @@
 """What a kernel's plan becomes on four GPUs that need not be there: registers, spills, tensor cores, access widths.
 
-Every kernel module has `plan`, which reads shapes alone, so plans of `meta` tensors are compiled as they would be
-launched. From the binaries: registers and stack (cuobjdump), shared memory (Triton), the number of tensor-core
-instructions and the widest access to global memory (the disassembly).
+Every kernel module has `plan`, which reads shapes alone, and the target where its tiles depend on it, so plans of `meta`
+tensors are compiled as they would be launched. From the binaries: registers and stack (cuobjdump), shared memory
+(Triton), the number of tensor-core instructions and the widest access to global memory (the disassembly).
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.nvidia import driver as nvidia
 
+from minimodels.kernels.backend import attention_backend
 from minimodels.kernels.launch import Launch, compile_for
+from minimodels.kernels.recipe import Plan
 
 TARGETS = ("sm80", "sm90", "sm100", "gfx942")
 TOOLS = Path(nvidia.__file__).parent / "bin"
@@ -85,7 +88,12 @@ def version() -> str:
     return ".".join(triton.__version__.split(".")[:2])
 
 
-def measure(launch: Launch) -> Iterator[tuple[str, dict[str, int]]]:
-    """The facts of a launch on every target."""
-    for target in TARGETS:
-        yield target, asdict(facts(launch, target))
+def measure(case: str, plan: Plan, args: tuple[Any, ...], target: str) -> Iterator[tuple[str, dict[str, int]]]:
+    """The facts of every launch of a plan made for a target, and what they stand under."""
+    plans = {}
+    for other in TARGETS:
+        with attention_backend("triton", other):
+            plans[other] = plan(*args)[1]
+    alone = max(map(len, plans.values())) == 1
+    for number, launch in enumerate(plans[target]):
+        yield case if alone else f"{case}, launch {number}", asdict(facts(launch, target))

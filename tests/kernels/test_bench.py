@@ -184,6 +184,36 @@ def test_an_argument_that_is_to_be_written_is_judged_as_a_result(written: bool) 
     assert (found.wrong == ()) == written
 
 
+def _unmask(seeded: bool) -> Case:
+    """A first step: 5 of 31 rows of 700 logits, all masked."""
+    tokens, logits = torch.zeros(2, 31, dtype=torch.int64), torch.zeros(2, 31, 700)
+    given = (
+        (None, None, torch.zeros((), dtype=torch.int64))
+        if seeded
+        else (torch.zeros_like(logits), logits[..., 0].clone(), None)
+    )
+    return Case.of("minimodels::unmask_step", (tokens, logits, *given, 700, 20, 1.0, 4.5))
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_a_step_that_draws_one_token_wrong_of_many_is_caught(seeded: bool) -> None:
+    known = OPERATORS["minimodels::unmask_step"]
+
+    def off(*args: Any) -> Tensor:
+        out = known.call(*args)
+        out[0, :4] = torch.where(out[0, :4] == 700, 0, 700)
+        return out
+
+    assert _trial(known.call, _unmask(seeded)).wrong == ()
+    assert _trial(off, _unmask(seeded)).wrong
+    assert _trial(lambda tokens, *_: tokens.clone(), _unmask(seeded)).wrong, "contents are work: all is masked"
+
+
+def test_torch_with_noise_of_its_own_is_no_cheat() -> None:
+    rows = bench([_unmask(True)], CpuTimer(1 << 16), FAST, 20, lambda *_: None, compiled=False)
+    assert {row.implementation: row.wrong for row in rows} == {"ours": (), "eager": ()}
+
+
 def test_a_speed_beyond_the_ceilings_is_implausible() -> None:
     work = work_of(operator(NAME), _case())
     moved = work.bytes_read + work.bytes_written

@@ -30,25 +30,22 @@ def _committed(name: str) -> dict[str, dict[str, dict[str, int]]]:
 
 @needs_triton
 @pytest.mark.parametrize(("name", "case"), LARGE)
-def test_kernel_compiles_as_committed(name: str, case: str) -> None:
-    _, launches = operator(name).plan(*large(name, case))
+@pytest.mark.parametrize("target", [t if t == "sm90" else pytest.param(t, marks=pytest.mark.slow) for t in TARGETS])
+def test_kernel_compiles_as_committed(name: str, case: str, target: str) -> None:
     narrow = case in getattr(MODULES[name], "NARROW", ())
-    widest: dict[str, int] = {}
-    for number, launch in enumerate(launches):
-        key = f"{case}, launch {number}" if len(launches) > 1 else case
-        committed = _committed(name).get(key)
-        for target, found in measure(launch):
-            assert found["spills"] == 0 and found["stack"] == 0, (target, found)
-            assert found["shared"] <= SHARED[target], (target, found)
-            widest[target] = max(widest.get(target, 0), found["widest"])
-            if committed is None:
-                continue
-            before = committed[target]
-            assert found["tensor_core"] >= min(1, before["tensor_core"]), (target, found, before)
-            assert found["registers"] <= GROWTH * before["registers"] + 2, (target, found, before)
-            assert found["shared"] <= GROWTH * before["shared"], (target, found, before)
-            assert found["widest"] >= before["widest"], (target, found, before)
-    assert narrow or set(widest.values()) == {128}, "what moves the data moves 16 bytes at once"
+    widest = 0
+    for key, found in measure(case, operator(name).plan, large(name, case), target):
+        assert found["spills"] == 0 and found["stack"] == 0, found
+        assert found["shared"] <= SHARED[target], found
+        widest = max(widest, found["widest"])
+        before = _committed(name).get(key, {}).get(target)
+        if before is None:
+            continue
+        assert found["tensor_core"] >= min(1, before["tensor_core"]), (found, before)
+        assert found["registers"] <= GROWTH * before["registers"] + 2, (found, before)
+        assert found["shared"] <= GROWTH * before["shared"], (found, before)
+        assert found["widest"] >= before["widest"], (found, before)
+    assert narrow or widest == 128, "what moves the data moves 16 bytes at once"
 
 
 @needs_triton
@@ -57,17 +54,19 @@ def test_the_committed_facts_are_of_these_cases() -> None:
         committed = _committed(name)
         if committed:
             assert {key.partition(", launch ")[0] for key in committed} == set(MODULES[name].LARGE)
-            assert all(set(by_target) == set(TARGETS) for by_target in committed.values())
+            for key, by_target in committed.items():  # a GPU with fewer multiprocessors may do without a later launch
+                assert set(by_target) == set(TARGETS) or key[-1] in "123456789", key
 
 
 def write() -> None:
     """Write the facts of every case, keeping those of other Triton versions."""
     for name, module in MODULES.items():
-        facts = {}
+        facts: dict[str, dict[str, dict[str, int]]] = {}
         for case in module.LARGE:
-            _, launches = operator(name).plan(*large(name, case))
-            for number, launch in enumerate(launches):
-                facts[f"{case}, launch {number}" if len(launches) > 1 else case] = dict(measure(launch))
+            plan, args = operator(name).plan, large(name, case)
+            for target in TARGETS:
+                for key, found in measure(case, plan, args, target):
+                    facts.setdefault(key, {})[target] = found
         known = json.loads(_file(name).read_text()) if _file(name).exists() else {}
         FOLDER.mkdir(exist_ok=True)
         _file(name).write_text(json.dumps(known | {version(): facts}, indent=1) + "\n")

@@ -1,0 +1,187 @@
+"""Attention by our kernels: which one takes a call, with what limits, and that models say the same with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from minimodels import loader
+from minimodels.kernels import cross_attention, decode_attention, flash_attention
+from minimodels.kernels.attention import attention, attention_with_cache
+from minimodels.kernels.backend import attention_backend
+from minimodels.kernels.launch import Launch
+from minimodels.run import Run, build
+from minimodels.sim.measure import measure
+from minimodels.sim.simulate import simulate
+
+
+class Seen(TorchDispatchMode):
+    """The names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def _meta(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta", dtype=torch.bfloat16)
+
+
+CALLS = {
+    "temporal_attention": ((2, 8, 16, 64), (2, 8, 16, 64), {}),
+    "temporal_attention, causal": ((2, 3, 8, 16, 64), (2, 3, 8, 16, 64), {"causal": True}),
+    "cross_attention": ((2, 8, 4096, 40), (2, 8, 77, 40), {}),
+    "flash_attention, long": ((2, 8, 4096, 40), (2, 8, 4096, 40), {}),
+    "flash_attention, bias": ((2, 8, 256, 64), (2, 8, 77, 64), {"bias": _meta(1, 8, 256, 77)}),
+    "flash_attention, grouped keys": ((2, 8, 256, 64), (2, 2, 77, 64), {}),
+    "flash_attention, many features": ((1, 8, 256, 256), (1, 8, 128, 256), {}),
+    "flash_attention, three batch dimensions": (
+        (2, 3, 5, 2, 256, 32), (2, 3, 5, 2, 256, 32), {"bias": _meta(3, 1, 2, 256, 256)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_reaches_the_kernel_made_for_it(name: str) -> None:
+    q, k, options = CALLS[name]
+    with attention_backend("triton!", "sm90"), Seen() as seen:
+        out = attention(_meta(*q), _meta(*k), _meta(*k), **options)
+    ours = [x.removeprefix("minimodels::") for x in seen.names if x.startswith("minimodels::")]
+    assert ours == [name.partition(",")[0]]
+    assert out.shape == q
+
+
+@pytest.mark.parametrize(
+    ("q", "said"),
+    [
+        (torch.empty(1, 1, 200, 512, device="meta", dtype=torch.bfloat16), "head_dim is at most 256, not 512"),
+        (torch.empty(1, 1, 200, 64, device="meta", dtype=torch.float64), "not float64"),
+    ],
+)
+def test_a_call_beyond_our_limits_names_the_limit_and_the_value(q: Tensor, said: str) -> None:
+    with attention_backend("triton!", "sm90"), pytest.raises(ValueError, match=said):
+        attention(q, q, q)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 2, 150, 16), (2, 150, 16)])
+def test_any_number_of_batch_dimensions_gives_what_torch_gives(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, *shape, dtype=torch.float64).float()
+    bias = torch.randn(*shape[-3:-1], shape[-2])
+    with attention_backend("triton"):
+        found = attention(q, k, v, bias=bias, causal=True)
+    with attention_backend("baseline"):
+        torch.testing.assert_close(found, attention(q, k, v, bias=bias, causal=True))
+
+
+@pytest.mark.parametrize(("n", "heads", "kv_heads"), [(1, 4, 2), (3, 4, 4), (70, 2, 2)])
+def test_a_cache_is_appended_to_and_attended_to_as_by_torch(n: int, heads: int, kv_heads: int) -> None:
+    torch.manual_seed(0)
+    pos, capacity, d = 9, 9 + n, 16
+    q, (k, v) = torch.randn(2, heads, n, d), torch.randn(2, 2, kv_heads, n, d)
+    filled = torch.randn(2, 2, kv_heads, capacity, d)
+    results = []
+    for backend in ("triton", "sdpa"):
+        keys, values = filled.clone()
+        with attention_backend(backend):
+            results.append((attention_with_cache(q, k, v, keys, values, pos), keys, values))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_step_of_a_decoder_appends_and_attends_in_one_operator() -> None:
+    profile = simulate(loader.load("llama-tiny"), Run(device="h100-sxm", attention="triton"))
+    decode = [op for op in profile.ops if op.stage == "decode"]
+    inside = [op.name for op in decode if op.scope.endswith("attention.self") or "core" in op.scope]
+    assert "minimodels::decode_attention" in {op.name for op in decode}
+    assert not {"aten::copy_", "aten::scaled_dot_product_attention"} & set(inside), inside
+    theirs = simulate(loader.load("llama-tiny"), Run(device="h100-sxm", attention="sdpa"))
+    assert sum(op.weight * (op.flops or 0) for op in profile.ops) == sum(
+        op.weight * (op.flops or 0) for op in theirs.ops
+    )
+
+
+@pytest.mark.parametrize("name", ("make-a-video-tiny", "animatediff-tiny", "phenaki-tiny"))
+def test_nothing_is_copied_between_the_projections_and_the_temporal_kernel(name: str) -> None:
+    """Guidance runs two batches side by side: folding batch and positions into one dimension would copy."""
+    profile = simulate(loader.load(name), Run(device="h100-sxm", attention="triton"))
+    inside = [op for op in profile.ops if "attention.temporal" in op.scope]
+    assert {op.name for op in inside} == {"linear", "minimodels::temporal_attention"}
+    calls = [op for op in inside if op.attention]
+    assert name == "phenaki-tiny" or any(op.shapes[0][0] == 2 for op in calls), "a batch of 2"
+
+
+@pytest.mark.parametrize("name", ("llama-tiny", "parti-tiny", "muse-tiny", "phenaki-tiny", "imagen-tiny"))
+def test_a_run_on_a_cpu_does_what_its_walk_says(name: str) -> None:
+    run = Run(device="cpu", dtype="float32", attention="triton", warmup=1, repeats=1)
+    profile = measure(loader.load(name), run)  # raises where they differ
+    assert {op.attention.backend for op in profile.ops if op.attention} == {"reference"}
+
+
+def test_a_decoder_says_the_same_with_our_attention() -> None:
+    config = loader.load("llama-tiny")
+    decoder: Any = build(config, "cpu")["language_model"]
+    tokens = torch.arange(1, 12)[None] % 7
+    results = []
+    for backend in ("triton", "sdpa"):
+        with torch.inference_mode(), attention_backend(backend):
+            cache = decoder.empty_cache(1, 11)
+            logits = [decoder(tokens[:, :7], cache, 0)] + [
+                decoder(tokens[:, i : i + 1], cache, i) for i in range(7, 11)
+            ]
+            results.append(torch.cat(logits, 1))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)  # sums in another order, float32
+
+
+def _launches(module: Any, *args: Any, target: str = "sm90") -> list[Launch]:
+    with attention_backend("triton", target):
+        return list(module.plan(*args)[1])
+
+
+def test_offsets_have_64_bits_from_2_to_the_31_elements_on() -> None:
+    for length, expected in ((2**29 // 64 - 8, False), (2**31 // 64, True)):
+        q = torch.empty_strided((1, 1, 1, length, 64), (64, 64, 64, 64, 1), device="meta", dtype=torch.bfloat16)
+        few = _meta(1, 1, 1, 77, 64)
+        assert _launches(flash_attention, q, few, few, None, False, 0.125)[0].constants["WIDE"] is expected
+        assert _launches(cross_attention, q, few, few, 0.125)[0].constants["WIDE"] is expected
+        new = _meta(1, 1, 1, 64)
+        cache = torch.empty((1, 1, length, 64), device="meta", dtype=torch.bfloat16)
+        launches = _launches(decode_attention, new, new, new, cache, cache, None, None, length - 1, 0.125)
+        assert launches[0].constants["WIDE"] is expected
+
+
+@pytest.mark.parametrize("sequences", (65_535, 65_536, 1_000_000))
+def test_any_number_of_sequences_is_one_flat_grid(sequences: int) -> None:
+    q, k = _meta(1, sequences, 1, 130, 64), _meta(1, sequences, 1, 130, 64)
+    few = k[..., :77, :]
+    new, cache = _meta(sequences, 1, 1, 64), _meta(sequences, 1, 9, 64)
+    for launches in (
+        _launches(flash_attention, q, k, k, None, False, 0.125),
+        _launches(cross_attention, q, few, few, 0.125),
+        _launches(decode_attention, new, new, new, cache, cache, None, None, 7, 0.125),
+    ):
+        assert all(launch.grid[0] >= sequences and launch.grid[1:] == (1, 1) for launch in launches[:1])
+
+
+@pytest.mark.parametrize("target", ("sm80", "sm90", "gfx942"))
+def test_the_keys_of_one_sequence_are_split_over_the_whole_gpu(target: str) -> None:
+    new, cache = _meta(1, 32, 1, 128), _meta(1, 32, 4096, 128)
+    launches = _launches(decode_attention, new, new, new, cache, cache, None, None, 4000, 0.1, target=target)
+    units = {"sm80": 108, "sm90": 132, "gfx942": 304}[target]
+    assert len(launches) == 2 and launches[0].grid[0] >= 4 * units
+
+
+def test_a_few_programs_share_the_keys_of_cross_attention() -> None:
+    """Keys are read again by every program: as many blocks of queries go to one as leave no multiprocessor idle."""
+    q, k = _meta(1, 64, 8, 4096, 40), _meta(1, 64, 8, 77, 40)
+    blocks = 64 * 8 * 4096 // 64
+    (launch,) = _launches(cross_attention, q, k, k, 0.1)
+    assert 132 <= launch.grid[0] < blocks / 8
