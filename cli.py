@@ -72,7 +72,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--kernels", metavar="torch|triton", default="torch", show_default=True,
                      help="Kernels of all other operators: torch's, or ours in Triton where there is one."),
         click.option("--mode", metavar="eager|graph|compiled", default="eager", show_default=True,
-                     help="How the host launches kernels; graph and compiled are simulated only, so name a GPU."),
+                     help="How the host launches kernels: one by one, in CUDA graphs (measured on a GPU only), or "
+                     "those of torch.compile."),
         click.option("--batch", type=int, default=1, show_default=True, help="Images or sequences at once."),
         click.option("--dtype", metavar="DTYPE", help="bfloat16, float16, float32 or float64.  "
                      "[default: bfloat16 on a GPU, float32 on cpu]"),
@@ -130,6 +131,7 @@ def show(name: str, overrides: tuple[str, ...], depth: int, as_json: bool) -> No
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the profile as JSON.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
+@click.option("--compare", "compared", is_flag=True, help="Measure, and show the prediction for the same GPU beside.")
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON instead of tables.")
 def profile(
     name: str,
@@ -138,30 +140,33 @@ def profile(
     explain: bool,
     out: Path | None,
     picture: Path | None,
+    compared: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Where time, FLOPs and memory go in one inference of NAME (`minibench list`, or a .toml file)."""
     from minimodels import loader
-    from minimodels.sim import files, tables
+    from minimodels.sim import side_by_side, tables
 
-    outputs = [path for path in (out, picture) if path]
-    files.check_distinct(outputs, [Path(name)] if name.endswith(".toml") else [])
-    for path in outputs:
-        files.check_writable(path)
-    if picture:
-        from minimodels.sim import plots
-
-        plots.check_extension(picture)
+    _check_outputs(name, out, picture)
     lengths = {key: options.pop(key) for key in LENGTHS}
     config = loader.load(name, overrides, lengths)
+    if compared and explain:
+        raise ValueError("--compare measures and --explain simulates: take one of them")
+    if compared:
+        side_by_side.check(options["device"])
     result = _simulated(config, options, "--explain") if explain else _profile(config, options)
     if out:
         result.save(out)
+    there = {"device": result.device.name, "dtype": result.run.dtype}
+    shown = [result, _profile(config, options | there)] if compared else [result]
     if picture:
         from minimodels.sim import plots
 
-        plots.save(plots.breakdown([result]), picture)
+        plots.save(plots.breakdown(shown), picture)
+    if compared:
+        printed((side_by_side.as_json if as_json else side_by_side.report)(*shown))
+        return
     changes = _what_ifs(config, options) if explain else []
     if not as_json:
         printed(tables.profile_summary(result, by))
@@ -270,6 +275,20 @@ def import_(directory: Path, out: Path | None, base: str | None) -> None:
         click.echo(f"{out} is a whole architecture: minibench profile {out}")
     else:
         click.echo(f'{out} is the section [{found.section}] of an architecture: put a line base = "NAME" above it.')
+
+
+def _check_outputs(name: str, out: Path | None, picture: Path | None) -> None:
+    """See that a profile and its picture can be written, before it is made; over no model file."""
+    from minimodels.sim import files
+
+    outputs = [path for path in (out, picture) if path]
+    files.check_distinct(outputs, [Path(name)] if name.endswith(".toml") else [])
+    for path in outputs:
+        files.check_writable(path)
+    if picture:
+        from minimodels.sim import plots
+
+        plots.check_extension(picture)
 
 
 def _what_ifs(config: Config, options: dict[str, Any]) -> list[WhatIf]:

@@ -36,6 +36,8 @@ SET = {  # a video takes five minutes at its own steps, and a profile eight runs
                      "run.super_resolution_2.steps=2"),
 }  # fmt: skip
 WAYS = {"baseline": ("baseline", "torch"), "flash": ("flash", "torch"), "triton": ("triton", "triton")}
+IN_MODES = ("stable-diffusion-1.5", "make-a-video")  # our kernels in graphs, beside torch's one by one and compiled
+MODES = {"eager": ("sdpa", "torch"), "compiled": ("sdpa", "torch"), "graph": ("triton", "triton")}
 MEMORY_OFF = 0.1  # by which the allocator's peak may differ from the walk's
 
 
@@ -55,21 +57,29 @@ def parts(kernels: Sequence[str]) -> list[Part]:
         Part("ceilings", "ceilings.json", (*here, "--ceilings", "{file}")),
         Part("tests", "tests.json", (*here, "--tests", "{file}", "tests/kernels/gpu/test_numerics.py")),
         Part("limits", "limits.json", (*here, "--tests", "{file}", "tests/kernels/gpu/test_limits.py")),
+        Part("graphs", "graphs.json", (*here, "--tests", "{file}", "tests/sim/test_graph_session.py")),
+        Part("compiled", "compiled.json", (*here, "--tests", "{file}", "tests/sim/test_compiled.py")),
     ]
     for name in kernels:
         made.append(Part(f"bench-{name}", f"kernels-{name}.json", (*command, "bench", name, "--out", "{file}")))
     for model in MODELS:
         for way, (attention, others) in WAYS.items():
             name = f"{model}-{way}"
-            options = ("--device", "cuda", "--dtype", "bfloat16", "--attention", attention, "--kernels", others)
-            fewer = SET.get(model, ())
-            changed = [word for setting in fewer for word in ("--set", setting)]
-            profile = (*command, "profile", model, *options, *changed, "--out", "{file}")
-            made.append(Part(f"profile-{name}", f"profile-{name}.json", profile))
-            checked = (*here, "--check", "{file}", model, attention, others, *fewer)
+            made.append(_profile(name, model, attention, others, "eager"))
+            checked = (*here, "--check", "{file}", model, attention, others, *SET.get(model, ()))
             made.append(Part(f"check-{name}", f"check-{name}.json", checked))
+    for model in IN_MODES:
+        for mode, (attention, others) in MODES.items():
+            made.append(_profile(f"{model}-{mode}-{attention}", model, attention, others, mode))
     made.append(Part("calibrate", "device.toml", (*command, "calibrate", "--out", "{file}")))
     return made
+
+
+def _profile(name: str, model: str, attention: str, kernels: str, mode: str) -> Part:
+    changed = [word for setting in SET.get(model, ()) for word in ("--set", setting)]
+    options = ("--dtype", "bfloat16", "--attention", attention, "--kernels", kernels, "--mode", mode)
+    command = (sys.executable, "cli.py", "profile", model, "--device", "cuda", *options, *changed, "--out", "{file}")
+    return Part(f"profile-{name}", f"profile-{name}.json", command)
 
 
 def run(part: Part, folder: Path, force: bool = False, limit: float = LIMIT) -> str:

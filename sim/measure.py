@@ -1,7 +1,7 @@
 """Measure the profile of an architecture on the device at hand, operator by operator.
 
 What an operator is (FLOPs, bytes, scope, attention) comes from a walk of the same pipeline; how long it took
-comes from the device. Three kinds of run, all eager:
+comes from the device. Three kinds of run:
 
 1. Warm-up: whole runs until two in a row agree within 2 %.
 2. The clock: `repeats` whole runs without a profiler, every step of every loop, the device awaited at both ends
@@ -14,6 +14,8 @@ comes from the device. Three kinds of run, all eager:
 The profiler only attributes: the weighted sum of device and gap seconds over a stage equals the stage's wall
 time. On a GPU kernels take as long with a profiler as without, so the gaps are scaled to make up the rest; where
 kernels alone exceed the wall time, and on a CPU, where the profiler slows operators too, both are scaled alike.
+
+So it is in eager mode; what CUDA graphs and torch.compile change is told in `graph_session` and `compiled_session`.
 """
 
 from __future__ import annotations
@@ -28,14 +30,18 @@ from minimodels.kinds import Config
 from minimodels.run import Run
 from minimodels.sim import profiler
 from minimodels.sim.call import Call
+from minimodels.sim.compiled_session import CompiledSession
 from minimodels.sim.cost import predict
 from minimodels.sim.environment import describe, environment, free_bytes, known, memory_bytes, target_of
+from minimodels.sim.graph_session import GraphSession
 from minimodels.sim.job import Job, of_config
 from minimodels.sim.memory import RESERVE, ROUNDING, Usage, account
 from minimodels.sim.profile import Environment, Profile
 from minimodels.sim.progress import Advance, silent
-from minimodels.sim.session import PASSES, Session, Timed, combine, is_view
+from minimodels.sim.session import PASSES, Session, Timed, combine
 from minimodels.sim.simulate import merge, run_walk, stages
+
+SESSIONS: dict[str, type[Session]] = {"eager": Session, "graph": GraphSession, "compiled": CompiledSession}
 
 
 def measure(config: Config, run: Run, progress: Advance = silent) -> Profile:
@@ -44,8 +50,8 @@ def measure(config: Config, run: Run, progress: Advance = silent) -> Profile:
     progress: told of every run.
 
     Raises:
-        ValueError: no such device, a mode other than eager, a model that does not fit, or a pinned backend
-            that cannot do a call.
+        ValueError: no such device, graphs without a CUDA device, a network that cannot be captured or compiled, a
+            model that does not fit, or a pinned backend that cannot do a call.
         Unmeasurable: the run and the walk differ, or too much time belongs to no operator.
     """
     return measure_job(of_config(config, run), run, progress)
@@ -57,16 +63,14 @@ def measure_job(job: Job, run: Run, progress: Advance = silent) -> Profile:
     walk = _walk(job, run, device)
     usage, weights = account(walk, run)
     _check_fit(job, usage, free_bytes(device))
-    session = Session(job.prepare(device).run, run, device, progress)
+    session = SESSIONS[run.mode](job.prepare(device), walk, run, device, progress)
     warmups = session.warm_up()
     clocked = session.clock()
     facts = environment(device) | {"allocator_peak": session.allocator_peak, "warmups": warmups}
     wall = {stage: median(seconds[stage] for seconds in clocked) for stage in clocked[0]}
-    found = combine([session.profile(walk, number) for number in range(PASSES)])
+    found = combine([session.profile(number) for number in range(PASSES)])
     _scale(found, wall, alike=device.type == "cpu")
     ops, order = merge([timed.call for timed in found], [timed.timing() for timed in found])
-    kept = [index for index, call in enumerate(walk.calls) if not is_view(call)]
-    per_call = [usage.per_call[index] for index in kept]
     return Profile(
         source="measured",
         config=job.config,
@@ -74,7 +78,7 @@ def measure_job(job: Job, run: Run, progress: Advance = silent) -> Profile:
         environment=Environment.model_validate(facts | _protocol(clocked, session)),
         device=describe(device, run.dtype),
         stages=stages(ops, wall),
-        memory=Usage(per_call, usage.kv_cache).finish(
+        memory=Usage(session.memory(usage.per_call), usage.kv_cache).finish(
             order, weights, memory_bytes(device), RESERVE if device.type == "cuda" else 0
         ),
         ops=tuple(ops),
@@ -87,9 +91,9 @@ def _checked(run: Run) -> torch.device:
         raise ValueError(f"device {run.device!r} cannot be measured here; allowed: cuda, cpu")
     if run.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda': torch finds no CUDA device here")
-    if run.mode != "eager":
+    if run.mode == "graph" and run.device != "cuda":
         raise ValueError(
-            f"mode {run.mode!r} cannot be measured: measured runs are eager for now; "
+            "mode 'graph' needs a CUDA device: it captures CUDA graphs; "
             "name a GPU to simulate it, e.g. --device a100-80gb"
         )
     if run.resident != "all":
@@ -108,7 +112,12 @@ def _walk(job: Job, run: Run, device: torch.device) -> profiler.KnotWalk:
     prepared = job.prepare("meta")
     rounding = 1 if device.type == "cpu" else ROUNDING
     walk = profiler.KnotWalk(
-        prepared.parts, rounding=rounding, estimate=estimate if file else None, full=run.full, keep_views=True
+        prepared.parts,
+        rounding=rounding,
+        estimate=estimate if file else None,
+        full=run.full,
+        graphs=run.mode == "graph",
+        keep_views=True,
     )
     run_walk(walk, prepared, run, target_of(device), job.name)
     return walk

@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch._C._autograd import DeviceType, _KinetoEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from minimodels.kernels.scope import STAGE, AttentionCall, label
+from minimodels.sim.knots import shares
 from minimodels.sim.trace import Walk
 
+T = TypeVar("T")
 STEP = "step "
 Path = tuple[int, ...]  # of a loop: (its place among the loops around it, step, its place in that step, ...)
 
@@ -43,13 +45,17 @@ class Event(NamedTuple):
 
 @dataclass(slots=True)
 class Executed:
-    """An outermost operator of a run: the operators inside it, the device's work for it; nanoseconds."""
+    """An outermost operator of a run: the operators inside it, the device's work for it; nanoseconds.
+
+    kernels: names of that work, in the same order.
+    """
 
     name: str
     start: int
     end: int
     inside: list[str] = field(default_factory=list)
     work: list[tuple[int, int]] = field(default_factory=list)
+    kernels: list[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -79,21 +85,25 @@ class Nest:
 
 
 class KnotWalk(Walk):
-    """A walk that remembers which steps each loop ran."""
+    """A walk that remembers how long each loop is, which steps of it ran, and for how many each of them stands."""
 
     def __enter__(self) -> Self:
         self.knots: dict[Path, list[int]] = {}
+        self.shares: dict[Path, dict[int, float]] = {}
+        self.lengths: dict[Path, int] = {}
         self._nest = Nest()
         super().__enter__()
         return self
 
     def loop(self, name: str, n: int, growth: str) -> Iterator[int]:
         loop = self._nest.loop()
-        self.knots[loop] = []
+        self.knots[loop], self.lengths[loop] = [], n
         for step in super().loop(name, n, growth):
             self.knots[loop].append(step)
             with self._nest.step(loop, step):
                 yield step
+        taken = sorted(self.knots[loop])
+        self.shares[loop] = dict(zip(taken, shares(taken, n, growth) if taken else [], strict=True))
 
 
 class Labels:
@@ -161,12 +171,12 @@ def outermost(events: Iterable[Event]) -> tuple[list[Executed], float]:
         if event.kind == "device":
             device_work.append(event)
         elif event.kind == "label" and event.name.startswith(STEP):
-            path = tuple(map(int, event.name.split(" ")[1].split(".")))
+            path = path_of(event)
             begun.setdefault(path[:-1], event.start)
-            steps = [*_open(steps, event.start), (path, event.end)]
+            steps = [*still_open(steps, event.start), (path, event.end)]
         elif event.kind == "operator":
             if current is None or event.start >= current.end:
-                steps = _open(steps, event.start)
+                steps = still_open(steps, event.start)
                 current = Executed(event.name.removeprefix("aten::"), event.start, event.end)
                 found.append((_order(steps[-1][0] if steps else (), begun, event.start), current))
             else:
@@ -176,13 +186,20 @@ def outermost(events: Iterable[Event]) -> tuple[list[Executed], float]:
     for event in device_work:
         if event.cause in owner:
             owner[event.cause].work.append((event.start, event.end))
+            owner[event.cause].kernels.append(event.name)
         else:
             lost += event.end - event.start
     return [operator for _, operator in sorted(found, key=lambda pair: pair[0])], lost * 1e-9
 
 
-def _open(steps: list[tuple[Path, int]], now: int) -> list[tuple[Path, int]]:
-    return [step for step in steps if step[1] > now]
+def path_of(event: Event) -> Path:
+    """Which step of which loop a step's label names."""
+    return tuple(map(int, event.name.split(" ")[1].split(".")))
+
+
+def still_open(around: list[tuple[T, int]], now: int) -> list[tuple[T, int]]:
+    """Those that have not ended, of things and the times they end at."""
+    return [one for one in around if one[1] > now]
 
 
 def _order(path: Path, begun: Mapping[Path, int], start: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from minimodels.kernels.scope import STAGE, TRACER, AttentionCall, Tracer
 from minimodels.run import Run
 from minimodels.sim import profiler
 from minimodels.sim.call import Call, Timing
+from minimodels.sim.job import Prepared
 from minimodels.sim.progress import Advance
 from minimodels.sim.trace import Place
 
@@ -28,6 +29,9 @@ LOST = 0.02  # of device time: what may belong to no operator
 
 
 DEFECT = "that is a defect in minimodels, so please report it with this command; --device a100-80gb simulates meanwhile"
+
+
+Pair = tuple[profiler.Executed, Call]  # an operator as it ran, and as it was walked
 
 
 class Unmeasurable(RuntimeError):
@@ -86,19 +90,21 @@ class Session:
     profiled run gave to operators; `allocator_peak`: bytes that the clocked runs allocated at most on a GPU.
     """
 
-    def __init__(self, job: Callable[[], object], run: Run, device: torch.device, progress: Advance) -> None:
+    def __init__(
+        self, job: Prepared, walk: profiler.KnotWalk, run: Run, device: torch.device, progress: Advance
+    ) -> None:
         self.converged = False
         self.attributed = 1.0
         self.allocator_peak: int | None = None
-        self._device = device
-        self._job, self._run, self._progress = job, run, progress
+        self._device, self._on_gpu = device, device.type == "cuda"
+        self._job, self._walk, self._run, self._progress = job, walk, run, progress
         self._settle = profiler.device_settle(device)
 
     def _perform(self, tracer: Tracer) -> None:
         token = TRACER.set(tracer)
         try:
             with attention_backend(self._run.attention), kernel_backend(self._run.kernels):
-                self._job()
+                self._job.run()
         finally:
             TRACER.reset(token)
 
@@ -125,38 +131,43 @@ class Session:
 
     def clock(self) -> list[dict[str, float]]:
         """Seconds by stage of every timed run."""
-        on_gpu = self._device.type == "cuda"
-        if on_gpu:
+        if self._on_gpu:
             torch.cuda.reset_peak_memory_stats(self._device)
         result = []
         for count in range(1, self._run.repeats + 1):
             self._progress("timing", count, self._run.repeats)
             result.append(self._once())
-        self.allocator_peak = torch.cuda.max_memory_allocated(self._device) if on_gpu else None
+        self.allocator_peak = torch.cuda.max_memory_allocated(self._device) if self._on_gpu else None
         return result
 
-    def profile(self, walk: profiler.KnotWalk, number: int) -> list[Timed]:
-        """One profiled run of the walk's knots: every operator but views, with its time."""
+    def profile(self, number: int) -> list[Timed]:
+        """One profiled run: every operator but views, with its time."""
         self._progress("profiling", number + 1, PASSES)
-        tracer = profiler.Labels(walk.knots, self._settle, self._run.seed + number)
-        on_gpu = self._device.type == "cuda"
-        events = profiler.trace(lambda: self._perform(tracer), on_gpu)
-        operators, lost = profiler.outermost(events)
-        operators, constants = _without_constants(operators)
-        lost += constants
-        _check_same(operators, walk.calls)
-        pairs = list(zip(operators, walk.calls, strict=True))
-        lost += sum(profiler.device_seconds(operator) for operator, call in pairs if is_view(call))
+        pairs, events, lost = self._operators(number)
         kept = [(operator, call) for operator, call in pairs if not is_view(call)]
-        if not on_gpu:
+        lost += sum(profiler.device_seconds(operator) for operator, call in pairs if is_view(call))
+        if not self._on_gpu:
             for operator, _ in kept:
                 operator.work = [(operator.start, operator.end)]
         times = profiler.times([operator for operator, _ in kept], profiler.stage_starts(events))
         self._attribute(sum(device for device, _ in times), lost)
         return [
             Timed(call, device, operator.seconds, gap)
-            for (operator, _), call, (device, gap) in zip(kept, _as_run(kept, on_gpu), times, strict=True)
+            for (operator, _), call, (device, gap) in zip(kept, as_run(kept, self._on_gpu), times, strict=True)
         ]
+
+    def memory(self, per_call: Sequence[int]) -> list[int]:
+        """Bytes in use during each operator of a profiled run, from those during each call of the walk."""
+        return [size for size, call in zip(per_call, self._walk.calls, strict=True) if not is_view(call)]
+
+    def _operators(self, number: int) -> tuple[list[Pair], list[profiler.Event], float]:
+        """A profiled run of the walk's knots: its operators beside the walk's, its trace, seconds of no operator."""
+        tracer = profiler.Labels(self._walk.knots, self._settle, self._run.seed + number)
+        events = profiler.trace(lambda: self._perform(tracer), self._on_gpu)
+        operators, lost = profiler.outermost(events)
+        operators, constants = _without_constants(operators)
+        _check_same(operators, self._walk.calls)
+        return list(zip(operators, self._walk.calls, strict=True)), events, lost + constants
 
     def _attribute(self, busy: float, lost: float) -> None:
         self.attributed = min(self.attributed, busy / (busy + lost) if busy else 0.0)
@@ -191,7 +202,7 @@ def _check_same(operators: Sequence[profiler.Executed], calls: Sequence[Call]) -
         raise Unmeasurable(f"{differ}: {DEFECT}")
 
 
-def _as_run(kept: Sequence[tuple[profiler.Executed, Call]], on_gpu: bool) -> Iterator[Call]:
+def as_run(kept: Sequence[Pair], on_gpu: bool) -> Iterator[Call]:
     """The calls with what only the run knows: which attention kernel ran and, on a GPU, how many kernels."""
     ran: dict[AttentionCall | None, str] = {}
     for operator, call in kept:

@@ -22,13 +22,13 @@ from minimodels.sim import device as devices
 from minimodels.sim.call import Call, Priced, Timing
 from minimodels.sim.cost import predict, rate_of
 from minimodels.sim.job import Job, Prepared, of_config
+from minimodels.sim.knots import BUCKET
 from minimodels.sim.memory import RESERVE, account
 from minimodels.sim.no_collector import no_collector
 from minimodels.sim.profile import Attention, DeviceRecord, Environment, Op, Profile, Stage
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.trace import Walk
 
-BUCKET = 256  # tokens: a CUDA graph is captured per cache length rounded up to this
 OVERFLOWS = (  # what torch says of a tensor whose bytes or elements do not fit 63 bits
     "Storage size calculation overflowed",
     "Stride calculation overflowed",

@@ -22,6 +22,9 @@ from minimodels.sim.profile import Profile
 from minimodels.sim.views import Totals
 
 By = Literal["stage", "category", "module", "attention"]
+READINGS = "core: the operator itself; module: all inside an attention block is Attention"
+BY_KERNEL = "categories by names of kernels, which compiled belong to no block: both are one"
+NOT_BY = "--by {}: compiled, kernels belong to no block; --mode eager has blocks"
 MOVEMENT = "category Memory: operators that only move data (copies, gathers, concatenations)"
 NOISY = 0.1  # of the median: an interquartile range that makes a measured time doubtful
 LETTERS = dict(zip(units.COLOURS, "ACLNEBMXO", strict=True))
@@ -214,9 +217,11 @@ def profile_summary(profile: Profile, by: By = "stage") -> Group:
     """All that `minibench profile` prints; `by` selects the first table."""
     heading, facts, space = Text("\n".join(_heading(profile))), Text("\n".join(_facts(profile))), Text()
     heading.highlight_regex(r"\A.*", "bold")
-    lines = ["core: the operator itself; module: all inside an attention block is Attention", MOVEMENT]
+    compiled = profile.source == "measured" and profile.run.mode == "compiled"
+    lines = [BY_KERNEL if compiled else READINGS, MOVEMENT]
     readings = Text("\n".join([*lines, *_filters(profile)]))
-    parts = (detail(profile, by), categories(profile), Group(readings, space, Bars(profile)), facts)
+    first = Text(NOT_BY.format(by)) if compiled and by in ("module", "attention") else detail(profile, by)
+    parts = (first, categories(profile), Group(readings, space, Bars(profile)), facts)
     return Group(heading, *(piece for part in parts for piece in (space, part)))
 
 

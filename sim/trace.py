@@ -76,7 +76,8 @@ class Walk(TorchDispatchMode):
 
     parts: networks whose parameters are weights, not activations; rounding: bytes the allocator rounds to;
     estimate: seconds of some calls, by which loops choose their knots (None: first and last step of affine
-    loops); full: run every step; keep_views: record views too; memoise: reuse results of equal calls.
+    loops); full: run every step; graphs: visit the steps that are captured as CUDA graphs; keep_views: record views
+    too; memoise: reuse results of equal calls.
     """
 
     clocks = False
@@ -88,6 +89,7 @@ class Walk(TorchDispatchMode):
         rounding: int = 512,
         estimate: Estimate | None = None,
         full: bool = False,
+        graphs: bool = False,
         keep_views: bool = False,
         memoise: bool = True,
         progress: Advance = silent,
@@ -102,7 +104,7 @@ class Walk(TorchDispatchMode):
             for name, weight in (*self.parts.named_parameters(), *self.parts.named_buffers())
         }
         self._estimate, self._full, self._keep_views, self._memoise = estimate, full, keep_views, memoise
-        self._progress = progress
+        self._graphs, self._progress = graphs, progress
         self._memo: dict[Any, _Memo] = {}
         self._views: set[int] = set()  # operators that are run unseen
         self._place = Place()
@@ -139,7 +141,7 @@ class Walk(TorchDispatchMode):
     def loop(self, name: str, n: int, growth: str) -> Iterator[int]:
         """The knots of a loop; afterwards its calls stand in step order and carry their weights."""
         around, self._steps = self._steps, n * (self._steps or 1)
-        for count, step in enumerate(visit(self.calls, n, growth, self._estimate, self._full)):
+        for count, step in enumerate(visit(self.calls, n, growth, self._estimate, self._full, self._graphs)):
             self._progress(name, count, n if self._full else 0)
             yield step
         self._steps = around

@@ -102,8 +102,8 @@ def test_help_names_every_choice_the_library_takes() -> None:
         assert name in text
 
 
-def test_help_says_which_modes_are_simulated_only() -> None:
-    assert "graph and compiled are simulated only" in " ".join(run("profile", "--help").stdout.split())
+def test_help_says_where_graphs_are_measured() -> None:
+    assert "CUDA graphs (measured on a GPU only)" in " ".join(run("profile", "--help").stdout.split())
 
 
 BAD = {
@@ -123,6 +123,11 @@ BAD = {
     "backend": (["profile", "parti-tiny", "--attention", "quick"], "flash"),
     "mode": (["profile", "parti-tiny", "--mode", "fast"], "compiled"),
     "mode here": (["profile", "parti-tiny", "--device", "cpu", "--mode", "graph"], "--device a100-80gb"),
+    "compare on a cpu": (["profile", "parti-tiny", "--device", "cpu", "--compare"], "no prediction for a CPU"),
+    "compare of nothing measured": (["profile", "parti-tiny", "--device", "h200", "--compare"], "h200 is only simulated"),
+    "compare of no gpu": (["profile", "parti-tiny", "--device", "h2000", "--compare"], "h200"),
+    "compare and explain": (["profile", "parti-tiny", "--compare", "--explain"], "take one of them"),
+    "compare without cuda": (["profile", "parti-tiny", "--compare"], "torch finds no CUDA device here"),
     "batch zero": (["profile", "parti-tiny", "--batch", "0"], "greater"),
     "batch huge": (["profile", "parti-tiny", "--batch", "1" + 21 * "0"], "less"),
     "no such length": (["profile", "parti-tiny", "--gen-len", "3"], "no such length"),

@@ -18,7 +18,7 @@ from minimodels.loader import load
 from minimodels.pipelines import example_input, generate
 from minimodels.run import build
 from minimodels.sim.call import Call
-from minimodels.sim.knots import MAX_KNOTS, TOLERANCE, visit, weights
+from minimodels.sim.knots import BUCKET, MAX_KNOTS, TOLERANCE, buckets, visit, weights
 from minimodels.sim.trace import Walk
 
 
@@ -178,11 +178,13 @@ def test_knots_gather_where_time_is_curved() -> None:
     assert abs(found / expected - 1) < TOLERANCE  # no interval is off by more
 
 
-def walked(name: str, backend: str, target: str, *, full: bool, overrides: Sequence[str] = ()) -> list[Call]:
+def walked(
+    name: str, backend: str, target: str, *, full: bool, overrides: Sequence[str] = (), graphs: bool = False
+) -> list[Call]:
     """The calls of one inference on meta."""
     config = load(name, overrides)
     parts, tokens = build(config, "meta", torch.bfloat16), example_input(config, 1, "meta")
-    walk = Walk(parts, full=full)
+    walk = Walk(parts, full=full, graphs=graphs)
     with attention_backend(backend, target), torch.inference_mode(), walk:
         walk.hold(tokens)
         generate(config, parts, tokens)
@@ -262,3 +264,31 @@ def test_walked_calls_come_out_in_step_order(name: str) -> None:
     assert lengths == sorted(lengths) and len(set(lengths)) > 4, "several knots, the shortest cache first"
     assert all(one.growing for one in decode), "their keys grow"
     assert not any(one.growing for one in walk.calls if one.stage != "decode" or one.role == "cross")
+
+
+@given(st.integers(0, 3000))
+def test_buckets_of_a_growing_loop_cover_its_steps_and_end_at_the_last(n: int) -> None:
+    found = buckets(n, "affine", full=False)
+    assert sum(found.values()) == n and all(0 < steps <= BUCKET for steps in found.values())
+    assert [end + 1 for end in found] == [sum(list(found.values())[: i + 1]) for i in range(len(found))]
+    assert all((end + 1) % BUCKET == 0 for end in list(found)[:-1])
+
+
+def test_a_steady_loop_is_one_graph_and_any_other_one_per_step() -> None:
+    assert buckets(50, "constant", full=False) == {0: 50}
+    assert buckets(0, "constant", full=False) == buckets(0, "affine", full=False) == {}
+    assert buckets(3, "any", full=False) == buckets(3, "affine", full=True) == {0: 1, 1: 1, 2: 1}
+    assert buckets(600, "affine", full=False) == {255: 256, 511: 256, 599: 88}
+
+
+@pytest.mark.parametrize("backend", ("baseline", "flash", "efficient", "triton"))
+@pytest.mark.parametrize(("name", "overrides"), LOOPS)
+def test_flops_of_buckets_are_those_of_the_keys_that_there_are(
+    name: str, overrides: tuple[str, ...], backend: str
+) -> None:
+    calls = walked(name, backend, "sm80", full=False, overrides=overrides, graphs=True)
+    assert total(calls) == totals(name, backend, True, overrides)["FLOPs"]
+    assert total(calls, QUANTITIES["bytes read"]) > totals(name, backend, True, overrides)["bytes read"], (
+        "whole buckets"
+    )
+    assert all(one.weight == int(one.weight) for one in calls), "graphs are replayed whole times"

@@ -14,9 +14,10 @@ from minimodels import loader
 from minimodels.kernels.work import Work
 from minimodels.run import Run
 from minimodels.sim.call import Call
+from minimodels.sim.job import Prepared
 from minimodels.sim.measure import _scale, measure
 from minimodels.sim.profile import Profile
-from minimodels.sim.profiler import Executed
+from minimodels.sim.profiler import Executed, KnotWalk
 from minimodels.sim.progress import silent
 from minimodels.sim.session import Session, Timed, Unmeasurable, _check_same
 from minimodels.sim.simulate import simulate
@@ -73,7 +74,7 @@ def test_the_attention_kernel_that_ran_is_recorded() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"mode": "graph"}, "eager for now; name a GPU to simulate it, e.g. --device a100-80gb"),
+        ({"mode": "graph"}, "mode 'graph' needs a CUDA device: it captures CUDA graphs; name a GPU to simulate it"),
         ({"resident": "stage"}, "all parts"),
         ({"device": "tpu"}, "cannot be measured"),
     ],
@@ -125,7 +126,8 @@ class Clocked(Session):
 
     def __init__(self, seconds: list[float], warmup: int) -> None:
         run = Run(device="cpu", dtype="float32", warmup=warmup)
-        super().__init__(lambda: None, run, torch.device("cpu"), silent)
+        job = Prepared(torch.nn.ModuleDict(), (), lambda: None)
+        super().__init__(job, KnotWalk(), run, torch.device("cpu"), silent)
         self.left = iter(seconds)
 
     def _once(self) -> dict[str, float]:

@@ -71,6 +71,19 @@ def test_category_table_shows_both_readings() -> None:
     assert attention == ["Attention", "17.0 ms", "22 %", "52.0 ms", "66 %"]
 
 
+def test_a_measured_compiled_run_says_that_its_readings_are_one() -> None:
+    assert "which compiled belong to no block" in written(tables.profile_summary(image("measured", mode="compiled")))
+    for told in (image(mode="compiled"), image("measured")):
+        assert "all inside an attention block is Attention" in written(tables.profile_summary(told))
+
+
+@pytest.mark.parametrize("by", ("module", "attention"))
+def test_a_measured_compiled_run_has_no_blocks_to_list(by: Any) -> None:
+    said = f"--by {by}: compiled, kernels belong to no block; --mode eager has blocks"
+    assert said in written(tables.profile_summary(image("measured", mode="compiled"), by))
+    assert said not in written(tables.profile_summary(image(mode="compiled"), by))
+
+
 def test_bars_are_as_long_as_the_shares() -> None:
     core, module, legend = written(tables.Bars(image()), 107).splitlines()
     assert core.startswith("core   L") and module.startswith("module L")
