@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minimodels.sim import plots
 from minimodels.sim.files import write_whole
-from minimodels.sim.paper import flash
+from minimodels.sim.paper import flash, temporal
 from minimodels.sim.paper.result import Result, as_csv, score_row, scoreboard
 from minimodels.sim.paper.study import Study
 
@@ -21,6 +21,8 @@ Target = Callable[[Study], Result]
 TARGETS: dict[str, Target] = {
     "table2": flash.table2,
     "fig7": flash.fig7,
+    "fig11": temporal.fig11,
+    "fig12": temporal.fig12,
 }
 SCOREBOARD = "scoreboard.csv"
 
