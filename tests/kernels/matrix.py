@@ -11,8 +11,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import triton
@@ -83,9 +82,3 @@ def table(path: Path) -> dict[str, dict[str, dict[str, int]]]:
 def version() -> str:
     """Triton's version, to the minor."""
     return ".".join(triton.__version__.split(".")[:2])
-
-
-def measure(launch: Launch) -> Iterator[tuple[str, dict[str, int]]]:
-    """The facts of a launch on every target."""
-    for target in TARGETS:
-        yield target, asdict(facts(launch, target))
