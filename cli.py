@@ -70,6 +70,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      "with ! the kernel is pinned and a call it cannot do is an error."),
         click.option("--kernels", metavar="torch|triton", default="torch", show_default=True,
                      help="Kernels of all other operators: torch's, or ours in Triton where there is one."),
+        click.option("--layout", metavar="contiguous|channels-last", default="contiguous", show_default=True,
+                     help="How pixels lie in memory where networks convolve: channels first, or beside each other."),
         click.option("--mode", metavar="eager|graph|compiled", default="eager", show_default=True,
                      help="How the host launches kernels; graph and compiled are simulated only, so name a GPU."),
         click.option("--batch", type=int, default=1, show_default=True, help="Images or sequences at once."),
