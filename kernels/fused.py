@@ -128,6 +128,15 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
+def upsample_conv(x: Tensor, folded: Tensor, bias: Tensor) -> Tensor:
+    """Twice the side of x (b, c, h, w) by nearest neighbour and a 3x3 convolution, by its folded weight (c, n, 4, 4)."""
+    from minimodels.kernels import upsample_conv as module
+
+    if takes(x, folded, bias) and channels_last(folded):
+        return _epilogue(module.upsample_conv(x.contiguous(memory_format=torch.channels_last), folded, None), bias)
+    return module.upsample_conv(x, folded, bias)
+
+
 def takes_temporal_conv(x: Tensor, conv: nn.Conv3d) -> bool:
     """Whether our kernel takes a convolution over the frames of x (b, c, f, h, w)."""
     if not takes(x, conv.weight):

@@ -25,6 +25,7 @@ from minimodels.kernels.layout import put_channels_last
 from minimodels.kernels.scope import STAGE, TRACER, scope
 from minimodels.options import Options, parse
 from minimodels.parts import make
+from minimodels.unet_blocks import fold_upsampling
 
 __all__ = ["STAGE", "Run", "build", "make_run", "parameters", "prepare", "scope", "steps"]
 
@@ -82,8 +83,13 @@ def build(
 
 
 def prepare(parts: nn.ModuleDict, run: Run) -> nn.ModuleDict:
-    """The parts as the options of a run want them, in place: weights of convolutions in its layout."""
+    """The parts as the options of a run want them, in place: weights of convolutions in its layout.
+
+    Where our kernels run channels last, upsampling and the convolution behind it become one, their weights folded.
+    """
     if run.layout == "channels-last":
+        if run.kernels == "triton" and run.dtype != "float64":
+            fold_upsampling(parts)
         for module in parts.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
                 module.weight = nn.Parameter(put_channels_last(module.weight), requires_grad=False)

@@ -24,9 +24,11 @@ from minimodels.kernels.fused import (
     layer_norm,
     shortcut,
     upsample,
+    upsample_conv,
 )
-from minimodels.kernels.layout import laid_like
+from minimodels.kernels.layout import laid_like, put_channels_last
 from minimodels.kernels.scope import scope
+from minimodels.kernels.upsample_conv import fold
 from minimodels.unet_config import (
     AppendedAttention,
     LayerTextNorm,
@@ -147,6 +149,25 @@ class Conv(nn.Conv2d):
         return x if divisor is None else x / divisor
 
 
+class FoldedConv(nn.Module):
+    """Twice the side by nearest neighbour and a `Conv` as one transposed convolution: (b, c, h, w) -> (b, n, 2h, 2w)."""
+
+    def __init__(self, conv: Conv) -> None:
+        super().__init__()
+        assert conv.bias is not None and conv.stride == (1, 1), conv
+        self.weight = nn.Parameter(put_channels_last(fold(conv.weight)), requires_grad=False)
+        self.bias, self.temporal = conv.bias, conv.temporal
+
+    def forward(self, x: Tensor, frames: int = 1) -> Tensor:
+        x = upsample_conv(x, self.weight, self.bias)
+        return x if self.temporal is None else self.temporal(x, frames)
+
+
+def doubled(x: Tensor, conv: Conv | FoldedConv, frames: int) -> Tensor:
+    """A `Conv` of x at twice its side by nearest neighbour: (b, c, h, w) -> (b, n, 2h, 2w)."""
+    return conv(x if isinstance(conv, FoldedConv) else upsample(x), frames)
+
+
 class PointConv(nn.Conv2d):
     """1x1 convolution: (b, c, h, w) -> (b, channels, h, w)."""
 
@@ -170,7 +191,7 @@ class ResBlock(nn.Module):
         self.scale_shift, self.residual_scale = settings.scale_shift, settings.residual_scale
         self.resample, self.activation = resample, settings.activation
         self.norm_in = nn.GroupNorm(groups, in_channels, eps)
-        self.conv_in = Conv(in_channels, channels, temporal)
+        self.conv_in: Conv | FoldedConv = Conv(in_channels, channels, temporal)
         self.from_time = nn.Linear(time_dim, channels * (1 + self.scale_shift)) if time_dim else None
         self.norm_out = nn.GroupNorm(groups, channels, eps)
         self.conv_out = Conv(channels, channels, temporal)
@@ -183,10 +204,11 @@ class ResBlock(nn.Module):
         with scope("res_block"):
             h = group_norm(x, self.norm_in, self.activation)
             if self.resample == "up":
-                x, h = upsample(x), upsample(h)
-            elif self.resample == "down":
-                x, h = (F.avg_pool2d(y, 2) for y in (x, h))
-            h = self.conv_in(h, frames)
+                x, h = upsample(x), doubled(h, self.conv_in, frames)
+            else:
+                if self.resample == "down":
+                    x, h = (F.avg_pool2d(y, 2) for y in (x, h))
+                h = self.conv_in(h, frames)
             if self.from_time is None:
                 h = group_norm(h, self.norm_out, self.activation)
             else:
@@ -218,11 +240,20 @@ class Upsample(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, temporal: Temporal | None = None) -> None:
         super().__init__()
-        self.conv = Conv(in_channels, channels, temporal)
+        self.conv: Conv | FoldedConv = Conv(in_channels, channels, temporal)
 
     def forward(self, x: Tensor, frames: int = 1) -> Tensor:
         with scope("resample"):
-            return self.conv(upsample(x), frames)
+            return doubled(x, self.conv, frames)
+
+
+def fold_upsampling(network: nn.Module) -> None:
+    """Put a `FoldedConv` in the place of every convolution of a network that runs on enlarged pixels."""
+    for module in network.modules():
+        if isinstance(module, Upsample) and isinstance(module.conv, Conv):
+            module.conv = FoldedConv(module.conv)
+        elif isinstance(module, ResBlock) and module.resample == "up" and isinstance(module.conv_in, Conv):
+            module.conv_in = FoldedConv(module.conv_in)
 
 
 class TransformerBlock(nn.Module):

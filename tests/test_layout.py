@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -136,6 +137,20 @@ def test_a_real_run_lists_the_walked_operators(name: str, kernels: str) -> None:
         TRACER.reset(token)
     found = [(op[0], *op[2:], op[1]) for op in recorder.operators]
     assert found == [(call.name, call.stage, call.scope, call.shapes) for call in walk.calls]
+
+
+@pytest.mark.filterwarnings("ignore:.*functools.lru_cache.*")
+@torch.no_grad()
+def test_a_network_compiles_whole_under_our_kernels() -> None:
+    run = Run(kernels="triton", layout="channels-last")
+    decoder = prepared("make-a-video-tiny", run)["decoder"]
+    sizes: Any = dict(loader.load("make-a-video-tiny").parts())["decoder"]
+    x, image = torch.randn(1, sizes.in_channels, 5, 16, 16), torch.randn(1, sizes.image_tokens.dim)
+    torch._dynamo.reset()
+    with kernel_backend("triton"):
+        compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager")
+        given = {"context": torch.randn(1, 7, sizes.text_dim or sizes.context_dim), "image": image, "frame_rate": 2.0}
+        torch.testing.assert_close(compiled(x, 3.0, **given), decoder(x, 3.0, **given), rtol=0, atol=1e-5)
 
 
 def test_the_layout_of_a_run_stands_in_its_profile() -> None:
