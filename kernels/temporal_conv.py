@@ -33,7 +33,9 @@ from minimodels.kernels.work import Conv, Work, size_bytes, stored_bytes
 FILLED = 128  # programs from which on a GPU is taken as filled, so that larger tiles are worth it
 TILES = ((128, 128, 8), (64, 128, 4), (64, 64, 4))  # rows, channels, warps
 LARGEST = ((128, 256, 8), *TILES)  # on Hopper and later; sums of products in sm80's way would spill
+UNALIGNED = (64, 64, 8)
 MOST_ROWS = (1 << 31) - 1 - 128  # a tile more is numbered
+ALIGNED = 16  # what Triton asks of a row's length to take it as aligned
 STEP = 128  # bytes of a row that a step reads
 
 
@@ -114,11 +116,14 @@ def fits(x: Tensor, weight: Tensor) -> bool:
     return window and counted and pixel_rows(x) and pixel_rows(weight)
 
 
-def _tile(rows: int, channels: int, target: str) -> tuple[int, int, int]:
+def _tile(rows: int, features: int, channels: int, target: str) -> tuple[int, int, int]:
     """Rows and channels of a tile, and its warps: the largest that fills a GPU with at most a sixth of it unused.
 
-    A tile of half the width would ask caches for more than the sixth saves in products.
+    A tile of half the width would ask caches for more than the sixth saves in products. Elements of rows that are not
+    aligned are read one by one: their addresses fill the registers that a larger tile needs.
     """
+    if features % ALIGNED or channels % ALIGNED:
+        return UNALIGNED
     for height, width, warps in LARGEST if target in ("sm90", "sm100", "sm103") else TILES:
         columns = cdiv(channels, width)
         if 5 * columns * width <= 6 * channels and cdiv(rows, height) * columns >= FILLED:
@@ -138,7 +143,7 @@ def plan(
     pixels, channels, taps = prod(size), weight.shape[0], weight.shape[2]
     rows = batch * frames * pixels
     target = choice().target if x.device.type == "meta" else architecture(x.device)
-    height, width, num_warps = _tile(rows, channels, target)
+    height, width, num_warps = _tile(rows, features, channels, target)
     step = min(power_of_2(features, 16), STEP // x.element_size())
     column_blocks = cdiv(channels, width)
     args = (x, weight, bias, residual, residual_bias, out, rows, pixels, frames, features, channels, column_blocks)

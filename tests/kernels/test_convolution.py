@@ -100,7 +100,7 @@ def test_more_rows_than_32_bits_number_are_left_to_torch() -> None:
 @pytest.mark.parametrize(
     ("target", "channels", "tile"),
     [("sm80", 512, (128, 128)), ("gfx942", 512, (128, 128)), ("sm90", 512, (128, 256)), ("sm100", 1280, (128, 256)),
-     ("sm90", 320, (128, 128)), ("sm90", 192, (64, 64))],
+     ("sm90", 320, (128, 128)), ("sm90", 192, (64, 64)), ("sm90", 500, (64, 64))],
 )  # fmt: skip
 def test_a_tile_is_the_largest_that_a_target_and_the_channels_fill(
     target: str, channels: int, tile: tuple[int, int]

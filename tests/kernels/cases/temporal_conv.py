@@ -10,6 +10,7 @@ from torch import Tensor
 from minimodels.kernels import temporal_conv as module
 
 OPERATOR = "minimodels::temporal_conv"
+NARROW = ("500 channels",)
 
 
 def arguments(
@@ -49,6 +50,7 @@ LARGE = {
     ),
     "ModelScope, 1280, 4 x 4": arguments(2, 1280, 16, 4, 4, residual=True, device="meta"),
     "seven taps, float16": arguments(1, 640, 24, 32, 32, taps=7, dtype=torch.float16, device="meta"),
+    "500 channels": arguments(2, 500, 16, 64, 64, residual=True, biased=True, device="meta"),
     "float32": arguments(2, 512, 16, 32, 32, residual=True, biased=True, dtype=torch.float32, device="meta"),
     "beyond 2^31": arguments(4, 512, 76, 128, 128, residual=True, biased=True, device="meta"),
 }
@@ -60,4 +62,4 @@ def small(name: str, dtype: torch.dtype) -> tuple[Any, ...]:
     return arguments(*shape, **options, dtype=dtype)
 
 
-__all__ = ["LARGE", "OPERATOR", "SMALL", "module", "small"]
+__all__ = ["LARGE", "NARROW", "OPERATOR", "SMALL", "module", "small"]
