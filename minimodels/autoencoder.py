@@ -23,6 +23,8 @@ from minimodels.autoencoder_config import KlDecoder as KlDecoderConfig
 from minimodels.autoencoder_config import VqDecoder as VqDecoderConfig
 from minimodels.config import VitDecoder as VitDecoderConfig
 from minimodels.encoder import Level, Middle
+from minimodels.kernels.fused import group_norm
+from minimodels.kernels.layout import laid_like
 from minimodels.transformer import Stack
 from minimodels.unet_blocks import ResSettings, Upsample
 
@@ -65,7 +67,7 @@ class ConvDecoder(nn.Module):
         self.leave = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.leave(F.silu(self.norm(self.up(self.middle(self.enter(z))))))
+        return self.leave(group_norm(self.up(self.middle(self.enter(z))), self.norm, "silu"))
 
 
 class KlDecoder(ConvDecoder):
@@ -93,7 +95,7 @@ class VqDecoder(ConvDecoder):
         self.from_code = nn.Conv2d(config.code_dim, config.latent_channels, 1)
 
     def forward(self, codes: Tensor) -> Tensor:  # type: ignore[override]
-        code = rearrange(self.codebook(codes), "b h w c -> b c h w").contiguous()
+        code = laid_like(rearrange(self.codebook(codes), "b h w c -> b c h w"), self.from_code.weight)
         return super().forward(self.from_code(code))
 
 

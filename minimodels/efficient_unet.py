@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from minimodels.blocks import ACTIVATIONS, Attention, Heads
 from minimodels.checks import check_features, check_picture, check_told
+from minimodels.kernels.fused import group_norm
 from minimodels.kernels.scope import scope
 from minimodels.unet_blocks import (
     Downsample,
@@ -28,6 +29,7 @@ from minimodels.unet_blocks import (
     Upsample,
     per_sample,
     timestep_features,
+    to_pixels,
 )
 from minimodels.unet_config import Block
 from minimodels.unet_config import EfficientUNet as EfficientUNetConfig
@@ -52,8 +54,7 @@ class BlockAttention(nn.Module):
         self.up, self.down = nn.Linear(dim, inner), nn.Linear(inner, dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        x = rearrange(x, "b c h w -> b (h w) c").contiguous()
+        pixels, x = x, rearrange(x, "b c h w -> b (h w) c").contiguous()
         if self.self_attention is not None and self.self_norm is not None:
             x = x + self.self_attention(self.self_norm(x))
         if self.cross_attention is not None and self.cross_norm is not None and self.text_norm is not None:
@@ -62,7 +63,7 @@ class BlockAttention(nn.Module):
             x = x + self.cross_attention(self.cross_norm(x), self.cross_attention.project(text))
         with scope("feed_forward"):
             x = x + self.down(ACTIVATIONS["gelu"](self.up(self.ff_norm(x))))
-        return rearrange(x, "b (h w) c -> b c h w", h=height, w=width).contiguous()
+        return to_pixels(x, pixels)
 
 
 class Level(nn.Module):
@@ -135,4 +136,4 @@ class EfficientUNet(nn.Module):
             for block in level.res_blocks:  # type: ignore[union-attr]
                 x = block(torch.cat([x, skips.pop() * SKIP_SCALE], dim=1), t)
             x = grow(level.attend(x, context))  # type: ignore[operator]
-        return self.leave(act(self.norm(x)))
+        return self.leave(group_norm(x, self.norm, ACTIVATION))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from minimodels.autoencoder_config import ConvDecoder as ConvDecoderConfig
 from minimodels.blocks import Attention, Heads
+from minimodels.kernels.fused import group_norm
 from minimodels.kernels.scope import scope
-from minimodels.unet_blocks import ResBlock, ResSettings
+from minimodels.unet_blocks import ResBlock, ResSettings, to_pixels
 
 
 class PixelAttention(nn.Module):
@@ -28,8 +29,10 @@ class PixelAttention(nn.Module):
         self.attention = Attention(channels, channels, Heads(1, 1, channels), "self", bias="all")
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c").contiguous()  # once, not in every projection
-        return x + rearrange(self.attention(tokens), "b (h w) c -> b c h w", h=x.shape[2]).contiguous()
+        tokens = rearrange(
+            group_norm(x, self.norm), "b c h w -> b (h w) c"
+        ).contiguous()  # once, not in every projection
+        return x + to_pixels(self.attention(tokens), x)
 
 
 class Middle(nn.Sequential):
@@ -88,4 +91,4 @@ class ConvEncoder(nn.Module):
         self.leave = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.leave(F.silu(self.norm(self.middle(self.down(self.enter(x))))))
+        return self.leave(group_norm(self.middle(self.down(self.enter(x))), self.norm, "silu"))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from minimodels.blocks import ACTIVATIONS
 from minimodels.checks import check_features, check_picture, check_told
+from minimodels.kernels.fused import group_norm
 from minimodels.unet_blocks import (
     Conv,
     Downsample,
@@ -155,7 +156,6 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.activation = ACTIVATIONS[config.activation]
         levels, stem = config.levels, config.levels[0].channels
         self.conditions = Conditions(config)
         self.enter = Conv(config.in_channels, stem, config.temporal)
@@ -255,4 +255,4 @@ class UNet(nn.Module):
                 x = stage.step(index, torch.cat([x, skips.pop()], dim=1), told)  # type: ignore[operator]
             if stage.resample is not None:
                 x = stage.change(x, told)  # type: ignore[operator]
-        return self.leave(self.activation(self.norm(x)), told.frames)
+        return self.leave(group_norm(x, self.norm, self.config.activation), told.frames)

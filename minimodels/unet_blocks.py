@@ -16,8 +16,19 @@ from torch import Tensor, nn
 
 from minimodels.blocks import KV, Attention, Geglu, Heads
 from minimodels.kernels.attention import attention
-from minimodels.kernels.fused import add_norm, group_norm, layer_norm
+from minimodels.kernels.fused import (
+    Residual,
+    add_norm,
+    convolve,
+    group_norm,
+    layer_norm,
+    shortcut,
+    upsample,
+    upsample_conv,
+)
+from minimodels.kernels.layout import laid_like, put_channels_last
 from minimodels.kernels.scope import scope
+from minimodels.kernels.upsample_conv import fold
 from minimodels.unet_config import (
     AppendedAttention,
     LayerTextNorm,
@@ -48,6 +59,12 @@ def per_sample(number: Tensor | float, x: Tensor) -> Tensor:
     if number.shape not in ((), (1,), (len(x),)):
         raise ValueError(f"one number for each of {len(x)} samples, or one for all, not {tuple(number.shape)}")
     return number.expand(len(x))
+
+
+def to_pixels(tokens: Tensor, like: Tensor) -> Tensor:
+    """Tokens (b, h w, c) as pixels (b, c, h, w), laid out in memory as pixels `like` (b, c', h, w) are."""
+    height, width = like.shape[2:]
+    return laid_like(rearrange(tokens, "b (h w) c -> b c h w", h=height, w=width), like)
 
 
 class Embedding(nn.Sequential):
@@ -122,9 +139,44 @@ class Conv(nn.Conv2d):
             TemporalConv(channels, temporal.kernel) if isinstance(temporal, Pseudo3d) and temporal.conv else None
         )
 
-    def forward(self, x: Tensor, frames: int = 1) -> Tensor:  # type: ignore[override]
-        x = super().forward(x)
+    def forward(  # type: ignore[override]
+        self, x: Tensor, frames: int = 1, residual: Residual | None = None, divisor: float | None = None
+    ) -> Tensor:
+        """Residual and divisor: what is added to the result, and what the sum is divided by."""
+        if self.temporal is None:
+            return convolve(x, self, residual, divisor)
+        x = self.temporal(convolve(x, self), frames, residual)
+        return x if divisor is None else x / divisor
+
+
+class FoldedConv(nn.Module):
+    """Twice the side by nearest neighbour and a `Conv` as one transposed convolution: (b, c, h, w) -> (b, n, 2h, 2w)."""
+
+    def __init__(self, conv: Conv) -> None:
+        super().__init__()
+        assert conv.bias is not None and conv.stride == (1, 1), conv
+        self.weight = nn.Parameter(put_channels_last(fold(conv.weight)), requires_grad=False)
+        self.bias, self.temporal = conv.bias, conv.temporal
+
+    def forward(self, x: Tensor, frames: int = 1) -> Tensor:
+        x = upsample_conv(x, self.weight, self.bias)
         return x if self.temporal is None else self.temporal(x, frames)
+
+
+def doubled(x: Tensor, conv: Conv | FoldedConv, frames: int) -> Tensor:
+    """A `Conv` of x at twice its side by nearest neighbour: (b, c, h, w) -> (b, n, 2h, 2w)."""
+    return conv(x if isinstance(conv, FoldedConv) else upsample(x), frames)
+
+
+class PointConv(nn.Conv2d):
+    """1x1 convolution: (b, c, h, w) -> (b, channels, h, w)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(in_channels, channels, 1)
+
+    def forward(self, x: Tensor, residual: Residual | None = None) -> Tensor:  # type: ignore[override]
+        """Residual: what is added to the result."""
+        return convolve(x, self, residual)
 
 
 class ResBlock(nn.Module):
@@ -139,7 +191,7 @@ class ResBlock(nn.Module):
         self.scale_shift, self.residual_scale = settings.scale_shift, settings.residual_scale
         self.resample, self.activation = resample, settings.activation
         self.norm_in = nn.GroupNorm(groups, in_channels, eps)
-        self.conv_in = Conv(in_channels, channels, temporal)
+        self.conv_in: Conv | FoldedConv = Conv(in_channels, channels, temporal)
         self.from_time = nn.Linear(time_dim, channels * (1 + self.scale_shift)) if time_dim else None
         self.norm_out = nn.GroupNorm(groups, channels, eps)
         self.conv_out = Conv(channels, channels, temporal)
@@ -152,10 +204,11 @@ class ResBlock(nn.Module):
         with scope("res_block"):
             h = group_norm(x, self.norm_in, self.activation)
             if self.resample == "up":
-                x, h = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (x, h))
-            elif self.resample == "down":
-                x, h = (F.avg_pool2d(y, 2) for y in (x, h))
-            h = self.conv_in(h, frames)
+                x, h = upsample(x), doubled(h, self.conv_in, frames)
+            else:
+                if self.resample == "down":
+                    x, h = (F.avg_pool2d(y, 2) for y in (x, h))
+                h = self.conv_in(h, frames)
             if self.from_time is None:
                 h = group_norm(h, self.norm_out, self.activation)
             else:
@@ -166,8 +219,7 @@ class ResBlock(nn.Module):
                     h = group_norm(h, self.norm_out, self.activation, scale, shift)
                 else:
                     h = group_norm(h + time, self.norm_out, self.activation)
-            x = self.shortcut(x) + self.conv_out(h, frames)
-            x = x if self.residual_scale is None else x / self.residual_scale
+            x = self.conv_out(h, frames, shortcut(x, self.shortcut), self.residual_scale)
             return x if self.temporal is None else self.temporal(x, frames)
 
 
@@ -188,11 +240,20 @@ class Upsample(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, temporal: Temporal | None = None) -> None:
         super().__init__()
-        self.conv = Conv(in_channels, channels, temporal)
+        self.conv: Conv | FoldedConv = Conv(in_channels, channels, temporal)
 
     def forward(self, x: Tensor, frames: int = 1) -> Tensor:
         with scope("resample"):
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"), frames)
+            return doubled(x, self.conv, frames)
+
+
+def fold_upsampling(network: nn.Module) -> None:
+    """Put a `FoldedConv` in the place of every convolution of a network that runs on enlarged pixels."""
+    for module in network.modules():
+        if isinstance(module, Upsample) and isinstance(module.conv, Conv):
+            module.conv = FoldedConv(module.conv)
+        elif isinstance(module, ResBlock) and module.resample == "up" and isinstance(module.conv_in, Conv):
+            module.conv_in = FoldedConv(module.conv_in)
 
 
 class TransformerBlock(nn.Module):
@@ -232,27 +293,26 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, config: UNet, channels: int, attention: TransformerAttention) -> None:
         super().__init__()
-        self.linear = config.projection == "linear"
         self.norm = nn.GroupNorm(config.norm_groups, channels, 1e-6)
-        make = nn.Linear if self.linear else lambda c, d: nn.Conv2d(c, d, 1)
+        make = nn.Linear if config.projection == "linear" else PointConv
         self.enter, self.leave = make(channels, channels), make(channels, channels)
         self.blocks = nn.ModuleList(
             TransformerBlock(channels, attention.num_heads, config) for _ in range(attention.depth)
         )
 
     def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        residual, (height, width) = x, x.shape[2:]
-        to_tokens, to_pixels = "b c h w -> b (h w) c", "b (h w) c -> b c h w"
+        residual, to_tokens = x, "b c h w -> b (h w) c"
         with scope("transformer"):
             x = group_norm(x, self.norm)
-            x = self.enter(rearrange(x, to_tokens)) if self.linear else rearrange(self.enter(x), to_tokens)
+            if isinstance(self.enter, PointConv):
+                x = rearrange(self.enter(x), to_tokens)
+            else:
+                x = self.enter(rearrange(x, to_tokens))
             for block in self.blocks:
                 x = block(x, context)
-            if self.linear:
-                x = self.leave(x)
-            # Contiguous, or all that follows would be channels-last by accident
-            x = rearrange(x, to_pixels, h=height, w=width).contiguous()
-            return residual + (x if self.linear else self.leave(x))
+            if isinstance(self.leave, PointConv):
+                return self.leave(to_pixels(x, residual), Residual(residual))
+            return residual + to_pixels(self.leave(x), residual)
 
 
 class TextAppendedAttention(nn.Module):
@@ -276,24 +336,18 @@ class TextAppendedAttention(nn.Module):
         self.text_k, self.text_v = (nn.Linear(appended, channels) if appended else None for _ in range(2))
 
     def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        height, width = x.shape[2:]
-        pixels = rearrange(
+        tokens = rearrange(
             group_norm(x, self.norm), "b c h w -> b (h w) c"
         ).contiguous()  # once, not in every projection
-        return (
-            x
-            + rearrange(
-                self.attention(pixels, self._keys(pixels, context)), "b (h w) c -> b c h w", h=height, w=width
-            ).contiguous()
-        )
+        return x + to_pixels(self.attention(tokens, self._keys(tokens, context)), x)
 
-    def _keys(self, pixels: Tensor, context: tuple[Tensor, ...]) -> KV | None:
+    def _keys(self, tokens: Tensor, context: tuple[Tensor, ...]) -> KV | None:
         with scope("attention", self.role):
             if self.only_text:
                 return self.attention.project(self._normed(context[0]))
             if self.text_k is None or self.text_v is None:
                 return None
-            own, text = self.attention.project(pixels), self._normed(context[0])
+            own, text = self.attention.project(tokens), self._normed(context[0])
             k, v = self.attention.heads(self.text_k(text)), self.attention.heads(self.text_v(text))
             return KV(torch.cat([k, own.keys], dim=2), torch.cat([v, own.values], dim=2))
 

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from minimodels.blocks import KV, Attention, Geglu, Heads
 from minimodels.checks import check_features
+from minimodels.kernels.layout import laid_like
 from minimodels.kernels.scope import scope
 from minimodels.token_config import UVit as UVitConfig
-from minimodels.unet_blocks import timestep_features
+from minimodels.unet_blocks import timestep_features, to_pixels
 
 EPS = 1e-6
 
@@ -85,7 +86,7 @@ class ConvNextBlock(nn.Module):
             h = self.norm(rearrange(self.depthwise(x), "b c h w -> b h w c"))
             h = self.down(self.response(F.gelu(self.up(h))))
             h = self.modulation(h + rearrange(x, "b c h w -> b h w c"), t)
-            return rearrange(h, "b h w c -> b c h w").contiguous()
+            return laid_like(rearrange(h, "b h w c -> b c h w"), x)
 
 
 class TextBlock(nn.Module):
@@ -120,9 +121,8 @@ class Resample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with scope("resample"):
-            return self.conv(
-                rearrange(self.norm(rearrange(x, "b c h w -> b h w c")), "b h w c -> b c h w").contiguous()
-            )
+            h = rearrange(self.norm(rearrange(x, "b c h w -> b h w c")), "b h w c -> b c h w")
+            return self.conv(laid_like(h, x))
 
 
 class Stage(nn.Module):
@@ -141,7 +141,7 @@ class Stage(nn.Module):
         for index, (conv, text) in enumerate(zip(self.conv_blocks, self.text_blocks, strict=True)):
             x = conv(x, t)
             tokens = text(rearrange(x, "b c h w -> b (h w) c"), *cross[2 * index : 2 * index + 2])
-            x = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2]).contiguous()
+            x = to_pixels(tokens, x)
         return x
 
 
@@ -209,7 +209,8 @@ class UVit(nn.Module):
             raise ValueError(f"tokens are {tokens.shape[1]} x {tokens.shape[2]}: both sides must be even")
         t = rearrange(context.vector, "b d -> b 1 d")
         place = rearrange(t, "b 1 d -> b 1 1 d")
-        x = self.enter(rearrange(self.enter_norm(self.embedding(tokens)), "b h w c -> b c h w").contiguous())
+        x = rearrange(self.enter_norm(self.embedding(tokens)), "b h w c -> b c h w")
+        x = self.enter(laid_like(x, self.enter.weight))
         x = self.down(self.shrink(x), place, context.down)
         height = x.shape[2]
         with scope("transformer"):
@@ -217,6 +218,7 @@ class UVit(nn.Module):
             for layer, cross in zip(self.layers, context.layers, strict=True):
                 x = layer(x, t, cross)
             x = self.from_layers(self.from_layers_norm(x))
-        x = self.up(rearrange(x, "b (h w) c -> b c h w", h=height).contiguous(), place, context.up)
+        x = laid_like(rearrange(x, "b (h w) c -> b c h w", h=height), self.leave.weight)
+        x = self.up(x, place, context.up)
         x = rearrange(self.leave(self.grow(x)), "b c h w -> b h w c")
-        return self.head(rearrange(self.leave_norm(x), "b h w c -> b c h w").contiguous())
+        return self.head(laid_like(rearrange(self.leave_norm(x), "b h w c -> b c h w"), self.head.weight))
