@@ -1,7 +1,8 @@
 """Where models meet operators of ours other than attention: one entrance an operator.
 
 Under `kernel_backend("triton")` an entrance calls our operator where its limits allow. Otherwise, and wherever they
-do not (float64, rows that do not lie together), it runs torch's own operators, which a profile shows by name.
+do not (float64, say), it runs torch's own operators, which a profile shows by name. Norms copy what does not lie
+together, as torch's do inside.
 Operators are imported where they are called, since importing Triton takes 0.2 s.
 """
 
@@ -60,9 +61,9 @@ def group_norm(
     if takes(x, norm.weight):
         from minimodels.kernels import group_norm as module
 
-        if x.is_contiguous() or module.is_channels_last(x):
-            result = module.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift, silu)
-            return result if silu or activation is None else ACTIVATIONS[activation](result)
+        x = x if module.is_channels_last(x) else x.contiguous()  # as torch does unseen
+        result = module.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift, silu)
+        return result if silu or activation is None else ACTIVATIONS[activation](result)
     result = norm(x)
     if scale is not None and shift is not None:
         result = result * (1 + scale) + shift
@@ -161,21 +162,21 @@ def temporal_conv(x: Tensor, conv: nn.Conv3d, residual: Residual | None = None) 
 
 def layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
     """norm(x), a LayerNorm or RMSNorm over the last dimension of x (..., d)."""
-    if ours() and takes(x, _settings(norm)[0]) and x.is_contiguous():
+    if ours() and takes(x, _settings(norm)[0]):
         from minimodels.kernels import layer_norm as module
 
         weight, bias, eps, rms = _settings(norm)
-        return module.layer_norm(x, weight, bias, None, None, eps, rms)
+        return module.layer_norm(x.contiguous(), weight, bias, None, None, eps, rms)
     return norm(x)
 
 
 def add_norm(x: Tensor, delta: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """x + delta, and norm of it: what lies between two blocks of a transformer; both (..., d)."""
-    if ours() and takes(x, delta, _settings(norm)[0]) and x.is_contiguous() and delta.is_contiguous():
+    if ours() and takes(x, delta, _settings(norm)[0]):
         from minimodels.kernels import layer_norm as module
 
         weight, bias, eps, rms = _settings(norm)
-        return module.add_layer_norm(x, delta, weight, bias, None, None, eps, rms)
+        return module.add_layer_norm(x.contiguous(), delta.contiguous(), weight, bias, None, None, eps, rms)
     x = x + delta
     return x, norm(x)
 
