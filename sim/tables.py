@@ -177,10 +177,7 @@ def _facts(profile: Profile) -> list[str]:
     backends = views.attention_backends(profile)
     if backends:
         lines.append(f"Attention calls: {', '.join(f'{units.count(n)} {name}' for name, n in backends.items())}.")
-        roles = attention_table.by_role(profile)
-        if len(roles) > 1:
-            times = ", ".join(f"{role} {units.seconds(part.seconds)}" for role, part in roles.items())
-            lines.append(f"Attention cores: {times}; --by attention lists their lengths.")
+        lines += _attention(profile)
     unknown = {
         "No FLOP formula": views.named(profile.unmodelled()),
         "No time": views.named(op for op in profile.ops if views.op_seconds(op) is None),
@@ -195,6 +192,17 @@ def _facts(profile: Profile) -> list[str]:
     if wall and device and abs(wall - device) > 0.01 * wall:
         lines.append(f"Wall clock, unprofiled: {units.seconds(wall)}; the operators add up to {units.seconds(device)}.")
     return [*lines, *warnings(profile), "", " ".join(sentences.sentences(profile))]
+
+
+def _attention(profile: Profile) -> list[str]:
+    """The times of cores by role, where there are several, and of the copies made for them, where there are any."""
+    cores, copies = attention_table.cores(profile), attention_table.copies(profile).values()
+    times = ", ".join(f"{role} {units.seconds(part.seconds)}" for role, part in cores.items())
+    moved = None if any(part.untimed for part in copies) else sum(part.known_seconds for part in copies)
+    if len(cores) < 2 and not copies:
+        return []
+    made = f"; copies for them {units.seconds(moved)}" if copies else ""
+    return [f"Attention cores: {times}{made}; --by attention lists their lengths."]
 
 
 def _filters(profile: Profile) -> list[str]:
