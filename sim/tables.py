@@ -1,11 +1,12 @@
 """What the terminal shows of profiles: one in full, or several compared, as rich renderables.
 
-Every function returns something for `console().print`. All fit 80 columns; nothing is said by colour
-alone, so that a pipe, a log or NO_COLOR loses nothing.
+Every function returns something for `console().print`. All fit 60 columns, of which no number is cropped; nothing is
+said by colour alone, so that a pipe, a log or NO_COLOR loses nothing.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, Literal
 
@@ -22,13 +23,20 @@ from minimodels.sim.views import Totals
 
 By = Literal["stage", "category", "module", "attention"]
 MOVEMENT = "category Memory: operators that only move data (copies, gathers, concatenations)"
+PIPE = 120  # columns of what is no terminal: a file is as wide whoever writes it
 NOISY = 0.1  # of the median: an interquartile range that makes a measured time doubtful
 LETTERS = dict(zip(units.COLOURS, "ACLNEBMXO", strict=True))
 
 
 def console(file: IO[str] | None = None) -> Console:
-    """The console to print on: stdout unless `file` is given; names are printed as they are."""
-    return Console(file=file, highlight=False, markup=False, emoji=False)
+    """The console to print on: stdout unless `file` is given; names are printed as they are.
+
+    It is as wide as the terminal, `PIPE` columns where there is none, and COLUMNS where that is set.
+    """
+    result = Console(file=file, highlight=False, markup=False, emoji=False)
+    if not result.is_terminal and "COLUMNS" not in os.environ:
+        result.width = PIPE
+    return result
 
 
 def _by_time(parts: Mapping[str, Totals]) -> dict[str, Totals]:
@@ -272,9 +280,6 @@ def compare(profiles: Sequence[Profile]) -> Group:
     texts = units.labels(profiles)
     letters = [chr(ord("A") + i) if i < 26 else f"P{i + 1}" for i in range(len(texts))]
     table = table_of("", *letters)
-    table.collapse_padding = len(profiles) > 3
-    for column in table.columns:
-        column.no_wrap = len(profiles) <= 3
     _compared_sums(profiles, table)
     _compared(table, "Memory in use", [_memory(profile) for profile in profiles], units.size)
     legend = [f"{letter}  {text}: {fit(p)}" for letter, text, p in zip(letters, texts, profiles, strict=True)]
