@@ -19,6 +19,14 @@ def test_an_unknown_model_lists_near_names_or_all() -> None:
     assert all(name in message for name in names()) and "minibench list" in message and ".toml" in message
 
 
+@pytest.mark.parametrize("name", ("", ".", "..", "/", "-config"))
+def test_what_is_no_name_is_not_answered_with_all_names(name: str, tmp_path: Path) -> None:
+    message = error_of(name)
+    assert "unknown model" in message and "minibench list" in message and ".toml" in message
+    assert sum(known in message for known in names()) == 1
+    assert "unknown base" in error_of(written(tmp_path, f'base = "{name}"'))
+
+
 def test_a_missing_file_a_directory_and_an_odd_name_say_so(tmp_path: Path) -> None:
     path = str(tmp_path / "none.toml")
     assert path in error_of(path) and "No such file" in error_of(path)
@@ -248,3 +256,37 @@ def test_a_length_of_an_architecture_whose_run_is_no_section_is_an_error(tmp_pat
     path = written(tmp_path, 'kind = "language-model"\nrun = 3\n')
     with pytest.raises(ValueError, match="no such length; its run options are none"):
         load(path, lengths={"steps": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "key", "keys"),
+    (
+        ("imagen", "published", "params=3", "of, params, source"),
+        ("stable-diffusion-1.5", "unet.vector", "pooled_dim=768", "number_dim, numbers, pooled_dim"),
+    ),
+)
+def test_a_key_of_an_absent_section_says_that_the_section_is_set_whole(
+    name: str, section: str, key: str, keys: str
+) -> None:
+    message = error_of(name, f"{section}.{key}")
+    assert f"--set {section}.{key.partition('=')[0]}: {name} has no section {section}; set it whole" in message
+    assert f"--set '{section}={{KEY = VALUE, ...}}'" in message and message.endswith(f"whose keys are {keys}")
+
+
+def test_an_absent_section_set_whole_is_there() -> None:
+    config = load("imagen", ['published={params=3, source="mine"}'])
+    assert config.published is not None and config.published.params == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    (
+        ("sdxl", 'unet.middle.kind="appended"', "unknown key 'depth' in unet.middle; allowed: kind, num_heads, only_text"),
+        ("sdxl", "unet.middle.depht=3", "no key 'depht' in unet.middle; did you mean depth"),
+        ("make-a-video", "decoder.temporal.max_frames=3", "no key 'max_frames' in decoder.temporal; allowed: attention, conv, kernel, kind"),
+        ("stable-diffusion-1.5", "unet.projection.x=3", "unet.projection is the value 'conv', not a section"),
+        ("llama-tiny", "language_model.decoder.head_dim.x=3", "language_model.decoder.head_dim is a value, not a section"),
+    ),
+)  # fmt: skip
+def test_keys_of_sections_of_several_kinds_are_listed(name: str, override: str, message: str) -> None:
+    assert message in error_of(name, override)
