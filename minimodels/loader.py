@@ -28,16 +28,20 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-def load(name: str, overrides: Iterable[str] = (), lengths: Mapping[str, int | None] | None = None) -> Config:
+def load(name: str | Path, overrides: Iterable[str] = (), lengths: Mapping[str, int | None] | None = None) -> Config:
     """Load an architecture by name or from a `.toml` path, with `key.path=value` overrides.
 
-    name: "parti-20b", "parti-20b-config" or "path/to/mine.toml"; value: TOML, a bare word is a string;
+    name: "parti-20b", "parti-20b-config" or "path/to/mine.toml", also as a Path; value: TOML, a bare word is a string;
     lengths: run options of the architecture such as {"prompt_len": 512}, those that are None left as they are.
 
     Raises:
         ValueError: unknown name, unreadable file, invalid TOML, unknown or missing key, impossible size.
     """
-    table, title = _resolve(name)
+    if not isinstance(name, str | Path):
+        raise ValueError(f"an architecture is loaded by its name or the path of a .toml file, not by {name!r}")
+    if isinstance(overrides, str):
+        raise ValueError(f"overrides are a list of key.path=value, not the string {overrides!r}")
+    table, title = _resolve(str(name))
     for override in overrides:
         _override(table, override, title)
     for key, value in (lengths or {}).items():
