@@ -290,3 +290,17 @@ def test_an_absent_section_set_whole_is_there() -> None:
 )  # fmt: skip
 def test_keys_of_sections_of_several_kinds_are_listed(name: str, override: str, message: str) -> None:
     assert message in error_of(name, override)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    (
+        (10, "run.frames 10 is not 1 and a multiple of decoder.frame_patch 2; nearest are 9 and 11"),
+        (2, "nearest are 1 and 3"),
+        (12, "run.frames 12 exceed 11: 1 and then 2 for each further frame of tokens"),
+        (13, "transformer.axes has 6 and decoder.max_frames is 6"),
+    ),
+)
+def test_frames_that_cannot_be_name_those_that_can(frames: int, message: str) -> None:
+    assert message in error_of("phenaki", f"run.frames={frames}")
+    load("phenaki", ["run.frames=9"])

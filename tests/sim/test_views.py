@@ -21,6 +21,12 @@ def with_ops(profile: Profile, **changes: object) -> Profile:
     return profile.model_copy(update={"ops": tuple(o.model_copy(update=changes) for o in profile.ops)})
 
 
+def test_a_profile_that_contradicts_itself_is_refused_in_our_words() -> None:
+    broken = image().model_copy(update={"calls": (999,)}).to_json()
+    with pytest.raises(ValueError, match="^mine is not a minimodels profile: a call points outside the list of ops$"):
+        Profile.from_json(broken, "mine")
+
+
 def test_stages_sum_their_executions() -> None:
     stages = views.by_stage(image())
     assert list(stages) == ["text_encoder", "decode", "detokenize"]
