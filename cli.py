@@ -53,8 +53,13 @@ def main() -> None:
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """NAME and --set: which architecture."""
-    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-                           help="Change a number of the architecture, e.g. transformer.decoder.depth=32. Repeatable.")(command)  # fmt: skip
+    command = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change a number of the architecture, e.g. transformer.decoder.depth=32. Repeatable.",
+    )(command)
     return click.argument("name")(command)
 
 
@@ -122,7 +127,8 @@ def show(name: str, overrides: tuple[str, ...], depth: int, as_json: bool) -> No
 @main.command()
 @model_options
 @run_options
-@click.option("--by", type=click.Choice(["stage", "category", "module", "attention"]), default="stage", show_default=True,
+@click.option("--by", type=click.Choice(["stage", "category", "module", "attention"]), default="stage",
+              show_default=True,
               help="What the detailed table lists.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write the profile as JSON.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")

@@ -24,7 +24,7 @@ PROMPT_LEN, GEN_LEN = 2048, 128  # tokens, at most: those of our LLaMA-2 configs
 
 
 class Imported(NamedTuple):
-    """TOML text; section: what it is a section of an architecture for, None where it is a whole one; notes: of weights."""
+    """TOML text; section: which of an architecture it is, None where it is a whole one; notes: of weights."""
 
     text: str
     section: str | None

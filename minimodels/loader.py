@@ -183,7 +183,7 @@ def _read_file(path: Path) -> Table:
 
 
 def _lone_section(table: Mapping[str, Any]) -> str | None:
-    """The one section of a table that holds a part and, but for titles, nothing else, as `minibench import` writes it."""
+    """The one section of a table that holds a part and, but for titles, nothing else, as `minibench import` makes."""
     kinds = {get_args(part.model_fields["kind"].annotation)[0] for part in _leaves(Part)}
     match [key for key in table if key not in ("name", "title", "paper")]:
         case [key] if isinstance(table[key], dict) and table[key].get("kind") in kinds:
@@ -245,7 +245,7 @@ def _override(table: Table, text: str, title: str) -> None:
 
 
 def _check_absent(table: Table, keys: Sequence[str], walked: Sequence[int | str], title: str) -> None:
-    """Raise unless the next key of a path of `table` may be set, though it is not there: it is optional and the last."""
+    """Raise unless the next key of a path may be set, though `table` has none: it is optional, and the last."""
     key, where, kind = keys[len(walked)], ".".join(map(str, walked)), KINDS.get(str(table.get("kind")))
     option, allowed = f"--set {'.'.join(keys)}", fields_at(kind, table, walked)
     if key not in allowed:

@@ -32,7 +32,7 @@ PIPELINES: dict[type[Architecture], Callable[[Any, nn.ModuleDict, Tensor], Tenso
 
 
 def token_range(config: Architecture) -> tuple[int, int]:
-    """How many different tokens the pipeline of `config` takes, and how many at once: of all its text encoders in turn."""
+    """How many different tokens a pipeline takes, and how many at once: those of all its text encoders in turn."""
     if isinstance(config, AutoregressiveImage):
         return config.transformer.text_vocab, config.transformer.text_len
     if isinstance(config, LanguageModel):

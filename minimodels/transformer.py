@@ -270,7 +270,7 @@ class Decoder(nn.Module):
         self.head = None if tied else nn.Linear(config.dim, vocab, bias=False)
 
     def empty_cache(self, batch: int, length: int, context: Tensor | None = None) -> Cache:
-        """Room for keys and values of `length` tokens, beside those of the context (b, m, context_dim) it attends to."""
+        """Room for keys and values of `length` tokens, and those of the context (b, m, context_dim) it attends to."""
         layers = self.stack.empty_cache(batch, length)
         return Cache(layers, () if context is None else self.stack.project_context(context))
 

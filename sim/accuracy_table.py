@@ -30,7 +30,7 @@ def report(rows: Sequence[Row]) -> Lines:
     missing = [row for row in rows if row.claimed and row.predicted is None]
     unclaimed = sum(not row.claimed for row in rows)
     lines = [
-        f"{predicted} of {claimed} rows of claimed families predicted; {fitted} of them were fitted to and are left out.",
+        f"{predicted} of {claimed} rows of claimed families predicted; {fitted} of them, fitted to, are left out.",
         f"{unclaimed} rows are of families that are not claimed; --json lists every row without a prediction, and why.",
         BIAS,
     ]
@@ -41,14 +41,16 @@ def report(rows: Sequence[Row]) -> Lines:
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """{"groups": [{family, gpu, n, median, p90, bias}], "coverage": {...}, "rows": [...], "unpredicted": [{id, reason}]}."""
+    """{"groups": [{family, gpu, n, median, p90, bias}], "coverage": {...}, "rows": [...], "unpredicted": [...]}."""
     names = ("id", "model", "phase", "gpu", "dtype", "batch", "settings", "measured", "predicted", "unit", "error")
     predicted, claimed = coverage(rows)
     return {
         "groups": [_group(group) for group in groups(rows)],
         "coverage": {"predicted": predicted, "claimed": claimed, "fitted": sum(row.fitted for row in rows)},
         "rows": [
-            {name: getattr(row, name) for name in (*names, "family", "fitted")} for row in rows if row.predicted is not None
+            {name: getattr(row, name) for name in (*names, "family", "fitted")}
+            for row in rows
+            if row.predicted is not None
         ],
         "unpredicted": [
             {"id": row.id, "reason": row.reason, "claimed": row.claimed} for row in rows if row.predicted is None

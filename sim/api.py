@@ -57,7 +57,7 @@ def simulate(model: Function, /, *inputs: Any, **options: Unpack[RunOptions]) ->
 
 
 def simulate(model: Any, /, *inputs: Any, **options: Any) -> Profile:
-    """The predicted profile of an architecture's inference, or of one call of a module, on a GPU that need not be there.
+    """The predicted profile of an architecture's inference, or of a call of a module, on a GPU that need not be there.
 
     model: a config (`minimodels.load`), followed by a `Run` or by fields of one as keywords; or an `nn.Module` or a
     method of one, followed by what it is called with, and device, attention, kernels or mode as keywords. Only sizes

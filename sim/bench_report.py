@@ -1,7 +1,7 @@
 """What `minibench bench` writes and shows: our kernels beside torch's, on calls of real models.
 
 A record is JSON: what it ran on, the ceilings measured in the same run, and a row per implementation and call
-(`kernels.bench.Row`). `results/GPU/kernels-*.json` hold those of a GPU, one per kernel; tables come from these files alone.
+(`kernels.bench.Row`). `results/GPU/kernels-*.json` hold those of a GPU, one per kernel; tables come from these files.
 """
 
 from __future__ import annotations

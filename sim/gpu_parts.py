@@ -31,11 +31,12 @@ from minimodels.sim.files import write_whole
 ROOT = RESULTS.parent
 LIMIT = 9 * 60.0  # seconds
 MODELS = (  # one of each workload of the study, then the others; all fit an H200, so none is left out
-    "stable-diffusion-1.5", "sdxl", "muse-3b", "make-a-video", "imagen", "parti-20b", "phenaki", "prod-image", "llama2-7b",
+    "stable-diffusion-1.5", "sdxl", "muse-3b", "make-a-video", "imagen", "parti-20b", "phenaki", "prod-image",
+    "llama2-7b",
     "stable-diffusion-2.1", "llama2-13b", "parti-3b", "phenaki-0.9b", "muse-632m", "ldm-1.45b", "sdxl-refiner",
     "modelscope-1.7b", "animatediff", "amused-512", "parti-750m", "parti-350m", "llama2-70b",
 )  # fmt: skip
-SET = {  # ten minutes a run on an H200 (simulated) at its own steps, and a profile takes up to sixteen: others need no cut
+SET = {  # ten minutes a run on an H200 (simulated) at its own steps, and a profile takes up to sixteen; others fit
     "make-a-video": ("run.decoder.steps=4", "run.interpolation.steps=2", "run.super_resolution_1.steps=1",
                      "run.super_resolution_2.steps=1"),
 }  # fmt: skip

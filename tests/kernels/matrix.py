@@ -53,7 +53,12 @@ def facts(launch: Launch, target: str) -> Facts:
         )
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found is not None, usage
-    widths = [WIDTHS.get(kind or "", 32) for kind in re.findall(r"\b(?:LDG|STG|LDGSTS)\.E(?:\.BYPASS|\.LTC128B|\.CONSTANT)*(?:\.(U8|S8|U16|S16|64|128))?", code)]  # fmt: skip
+    widths = [
+        WIDTHS.get(kind or "", 32)
+        for kind in re.findall(
+            r"\b(?:LDG|STG|LDGSTS)\.E(?:\.BYPASS|\.LTC128B|\.CONSTANT)*(?:\.(U8|S8|U16|S16|64|128))?", code
+        )
+    ]
     if re.search(r"\bUTMALDG|\bUTMASTG", code):
         widths.append(128)
     spills = len(re.findall(r"\b(?:STL|LDL)\b", code))

@@ -96,7 +96,12 @@ def test_attention_of_others_runs_on_the_backend_of_the_run() -> None:
     }  # fmt: skip
     assert calls["baseline"] and {call[3] for call in calls["baseline"]} == {"baseline"}
     assert [call[:3] for call in calls["baseline"]] == [call[:3] for call in calls["efficient"]]
-    assert {call[:3] for call in calls["efficient"]} == {("self", 64, 64), ("cross", 64, 7), ("self", 16, 16), ("cross", 16, 7)}  # fmt: skip
+    assert {call[:3] for call in calls["efficient"]} == {
+        ("self", 64, 64),
+        ("cross", 64, 7),
+        ("self", 16, 16),
+        ("cross", 16, 7),
+    }
 
 
 def test_submodules_are_scopes_and_attention_blocks_are_modules() -> None:

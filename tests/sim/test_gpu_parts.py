@@ -83,7 +83,8 @@ def test_outcomes_of_tests_are_counted_and_what_failed_is_named() -> None:
         <properties><property name="sdpa_limits" value='{"flash": {"65536": "right"}}'/></properties></testcase>
     </testsuite></testsuites>"""
     assert outcomes(report) == {
-        "tests": 4, "skipped": 1, "failed": ["tests.a::two"], "recorded": {"sdpa_limits": {"flash": {"65536": "right"}}},
+        "tests": 4, "skipped": 1, "failed": ["tests.a::two"],
+        "recorded": {"sdpa_limits": {"flash": {"65536": "right"}}},
     }  # fmt: skip
 
 
