@@ -54,8 +54,13 @@ def main() -> None:
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """NAME and --set: which architecture."""
-    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-                           help="Change a number of the architecture, e.g. transformer.decoder.depth=32. Repeatable.")(command)  # fmt: skip
+    command = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change a number of the architecture, e.g. transformer.decoder.depth=32. Repeatable.",
+    )(command)
     return click.argument("name")(command)
 
 
@@ -126,7 +131,8 @@ def show(name: str, overrides: tuple[str, ...], depth: int, as_json: bool) -> No
 @main.command()
 @model_options
 @run_options
-@click.option("--by", type=click.Choice(["stage", "category", "module", "attention"]), default="stage", show_default=True,
+@click.option("--by", type=click.Choice(["stage", "category", "module", "attention"]), default="stage",
+              show_default=True,
               help="What the detailed table lists.")  # fmt: skip
 @click.option(
     "--explain", is_flag=True, help="Also: why the operators that matter take so long, and what-ifs (simulated)."
@@ -163,9 +169,9 @@ def profile(
     there = {"device": result.device.name, "dtype": result.run.dtype}
     shown = [result, _profile(config, options | there)] if compared else [result]
     if picture:
-        from minimodels.sim import plots
+        from minimodels.sim import figures, plots
 
-        plots.save(plots.breakdown(shown), picture)
+        figures.save(plots.breakdown(shown), picture)
     if compared:
         printed((side_by_side.as_json if as_json else side_by_side.report)(*shown))
         return
@@ -192,19 +198,19 @@ def memory(name: str, overrides: tuple[str, ...], picture: Path | None, as_json:
     from minimodels.sim.progress import bar
 
     if picture:
-        from minimodels.sim import plots
+        from minimodels.sim import figures
 
         files.check_writable(picture)
-        plots.check_extension(picture)
+        figures.check_extension(picture)
     lengths = {key: options.pop(key) for key in LENGTHS}
     config = loader.load(name, overrides, lengths)
     result = _simulated(config, options)
     with bar(config.title) as progress:
         limits = capacity.limits(lambda more: loader.load(name, overrides, {**lengths, **more}), result, progress)
     if picture:
-        from minimodels.sim import plots
+        from minimodels.sim import figures, plots
 
-        plots.save(plots.memory([result]), picture)
+        figures.save(plots.memory([result]), picture)
     printed(memory_table.as_json(result, limits) if as_json else memory_table.report(result, limits))
 
 
@@ -226,15 +232,15 @@ def compare(files: tuple[Path, ...]) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.png, .svg or .pdf.")
 def plot(kind: str, files: tuple[Path, ...], out: Path) -> None:
     """Draw KIND (breakdown, stages, roofline, memory or seqlen) of profiles FILES."""
-    from minimodels.sim import plots
+    from minimodels.sim import figures, plots
     from minimodels.sim.files import check_distinct
     from minimodels.sim.profile import Profile
 
-    plots.check_extension(out)
+    figures.check_extension(out)
     check_distinct([out], files)
     if kind not in plots.KINDS:
         raise ValueError(f"unknown plot {kind!r}; allowed: {', '.join(plots.KINDS)}")
-    plots.save(plots.KINDS[kind]([Profile.load(path) for path in files]), out)
+    figures.save(plots.KINDS[kind]([Profile.load(path) for path in files]), out)
 
 
 @main.command()
@@ -288,9 +294,9 @@ def _check_outputs(name: str, out: Path | None, picture: Path | None) -> None:
     for path in outputs:
         files.check_writable(path)
     if picture:
-        from minimodels.sim import plots
+        from minimodels.sim import figures
 
-        plots.check_extension(picture)
+        figures.check_extension(picture)
 
 
 def _what_ifs(config: Config, options: dict[str, Any]) -> list[WhatIf]:

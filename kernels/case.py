@@ -140,7 +140,8 @@ class Arguments:
 
     def _view(self, x: View) -> Tensor:
         flat, dtype = self._storages[x.storage], DTYPES[x.dtype]
-        flat = flat if flat.dtype == dtype else flat.view(torch.uint8)[: flat.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)  # fmt: skip
+        if flat.dtype != dtype:
+            flat = flat.view(torch.uint8)[: flat.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
         return flat.as_strided(x.shape, x.stride, x.offset)
 
     def refill(self) -> None:

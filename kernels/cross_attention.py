@@ -47,7 +47,7 @@ def _cross(
     ROWS: tl.constexpr, M: tl.constexpr, L: tl.constexpr, D: tl.constexpr, E: tl.constexpr, HEAD_DIM: tl.constexpr,
     WIDE: tl.constexpr, UPCAST: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
-    """`blocks_each` blocks of ROWS queries of one head; M + L keys. Strides are in UNITs, scale is that of powers of 2."""
+    """`blocks_each` blocks of ROWS queries of one head; M + L keys. Strides are in UNITs, scale is of powers of 2."""
     program = tl.program_id(0).to(tl.int64) if WIDE else tl.program_id(0)
     blocks = tl.cdiv(n, ROWS)
     shares = tl.cdiv(blocks, blocks_each)

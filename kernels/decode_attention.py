@@ -7,13 +7,13 @@ and query i attends to positions 0 to pos + i.
 Why: a step reads the whole cache once and computes next to nothing, so it is as fast as memory is, if enough of it is
 on its way at a time. With one program a head most multiprocessors would idle: the keys are split, a program takes its
 share of them for all query heads of a key head, so that grouped keys are read once, and a second kernel joins the
-parts in a fixed order: two runs are equal to the bit. Appending by copies takes two more launches, and a launch takes as
-long as reading 10 MB. The program with the last share writes the new rows; it attends to them as they come, not from the cache, so
-that no program waits for another.
+parts in a fixed order: two runs are equal to the bit. Appending by copies takes two more launches, and a launch takes
+as long as reading 10 MB. The program with the last share writes the new rows; it attends to them as they come, not from
+the cache, so that no program waits for another.
 
-Queries are padded to 16 rows for the tensor cores. A program is one warp per 16 rows, since each warp would read all keys
-of a tile from shared memory anew; four programs of 48 KB share a multiprocessor and keep 128 KB on the way, five times
-what hides the latency of an H100's memory (computed, not measured).
+Queries are padded to 16 rows for the tensor cores. A program is one warp per 16 rows, since each warp would read all
+keys of a tile from shared memory anew; four programs of 48 KB share a multiprocessor and keep 128 KB on the way, five
+times what hides the latency of an H100's memory (computed, not measured).
 
 Source: Dao et al. 2023, Flash-Decoding, crfm.stanford.edu/2023/10/12/flashdecoding.html.
 """
@@ -108,9 +108,8 @@ def _decode(
     for at in tl.range(start, end, KEYS):
         key = at + tl.arange(0, KEYS)
         k_rest, v_rest = 0.0, 0.0
-        k_main, v_main = (
-            tile(k_at, key, end, k_m * UNIT, 0, D, HEAD_DIM, True), tile(v_at, key, end, v_m * UNIT, 0, D, HEAD_DIM, True)
-        )  # fmt: skip
+        k_main = tile(k_at, key, end, k_m * UNIT, 0, D, HEAD_DIM, True)
+        v_main = tile(v_at, key, end, v_m * UNIT, 0, D, HEAD_DIM, True)
         if E > 0:
             k_rest = tile(k_at, key, end, k_m * UNIT, D, E, HEAD_DIM, True)
             v_rest = tile(v_at, key, end, v_m * UNIT, D, E, HEAD_DIM, True)
@@ -231,11 +230,12 @@ def plan(
     unit, strides = in_units(q, k, v, cache_k, cache_v, out, dims=3)
     bias_strides = (0, 0, 0, 0) if bias is None else bias.expand(batch, heads, n, filled).stride()
     args = (
-        q, k, v, cache_k, cache_v, bias, position, out, part, stats, *strides, *bias_strides, kv_heads, n, pos, keys_each,
-        splits, scale * LOG2_E,
+        q, k, v, cache_k, cache_v, bias, position, out, part, stats, *strides, *bias_strides, kv_heads, n, pos,
+        keys_each, splits, scale * LOG2_E,
     )  # fmt: skip
     constants = {
-        "ROWS": rows, "KEYS": _keys(cache_k), "NEW": power_of_2(n, 16), "D": main, "E": rest, "HEAD_DIM": head_dim, "GROUP": group,
+        "ROWS": rows, "KEYS": _keys(cache_k), "NEW": power_of_2(n, 16), "D": main, "E": rest, "HEAD_DIM": head_dim,
+        "GROUP": group,
         "WHOLE": splits == 1, "WIDE": wide(q, k, v, cache_k, cache_v, bias, out, part),
         "UPCAST": INTERPRETED and q.dtype == torch.bfloat16, "UNIT": unit,
     }  # fmt: skip
@@ -321,7 +321,7 @@ decode_attention = define(
 )
 """decode_attention(q, k, v, cache_k, cache_v, bias, position, pos, scale) -> Tensor: see the module.
 
-bias: added to the scaled scores, broadcast to (b, heads, n, pos + n); position: where given, an int64 on the device that
-holds the position of the first new row, of which `pos` is the largest: what is launched and how large the bias is then
-depends on `pos` alone, as the replay of a CUDA graph needs it.
+bias: added to the scaled scores, broadcast to (b, heads, n, pos + n); position: where given, an int64 on the device
+that holds the position of the first new row, of which `pos` is the largest: what is launched and how large the bias is
+then depends on `pos` alone, as the replay of a CUDA graph needs it.
 """

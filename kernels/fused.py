@@ -130,7 +130,7 @@ def upsample(x: Tensor) -> Tensor:
 
 
 def upsample_conv(x: Tensor, folded: Tensor, bias: Tensor) -> Tensor:
-    """Twice the side of x (b, c, h, w) by nearest neighbour and a 3x3 convolution, by its folded weight (c, n, 4, 4)."""
+    """Twice the side of x (b, c, h, w) by nearest neighbour, then a 3x3 convolution of a folded weight (c, n, 4, 4)."""
     from minimodels.kernels import upsample_conv as module
 
     if takes(x, folded, bias) and channels_last(folded):

@@ -41,7 +41,7 @@ def takes_cache(q: Tensor, k: Tensor) -> bool:
 def attend_with_cache(
     q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, pos: int, bias: Tensor | None, scale: float
 ) -> Tensor:
-    """q (b, heads, n, d) -> the same; k, v (b, kv_heads, n, d) are written into keys, values (b, kv_heads, capacity, d)."""
+    """q (b, heads, n, d) -> the same; k, v (b, kv_heads, n, d) go into keys, values (b, kv_heads, capacity, d)."""
     return decode.decode_attention(q, k, v, keys, values, bias, None, pos, scale)
 
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+SEQUENCES = ("context", "second_context", "text")  # features of tokens; all else a network is told is one row a sample
+
+
+def check_tokens(x: Tensor) -> None:
+    """Raise unless x is (b, n) of integers."""
+    if x.dim() != 2:
+        raise ValueError(f"tokens must be (b, n), not of shape {tuple(x.shape)}")
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise ValueError(f"tokens must be integers, not {str(x.dtype).removeprefix('torch.')}")
 
 
 def check_features(what: str, x: Tensor | None, width: int) -> None:
-    """Raise unless x is there, with features (..., width)."""
+    """Raise unless x is there, with features (b, n, width), or (b, width) where it is no sequence."""
     if x is None:
         raise ValueError(f"this network is told {what}: give it {what}, {width} wide")
+    shape = f"(b, n, {width})" if what in SEQUENCES else f"(b, {width})"
+    if x.dim() != len(shape.split()):
+        raise ValueError(f"{what} must be {shape}, not of shape {tuple(x.shape)}")
     if x.shape[-1] != width:
         raise ValueError(f"{what} is {x.shape[-1]} wide, this network takes {width}")
 
@@ -25,7 +39,8 @@ def check_told(what: str, x: Tensor | float | None, width: int | None) -> None:
         if x is None:
             raise ValueError(f"this network is told {what}: give it {what}, a number or one for each sample")
     else:
-        assert not isinstance(x, float | int)
+        if isinstance(x, float | int):
+            raise ValueError(f"{what} must be a tensor (b, {width}), not the number {x}")
         check_features(what, x, width)
 
 

@@ -2,8 +2,8 @@
 
 A config is one frozen record per architecture. `kind` says how the model generates (its pipeline); every
 network as published is a *part*, with its published parameter count. Sizes have no defaults: what is not
-written in the TOML file is an error. The only optional size is `head_dim`, which is `dim / num_heads`
-unless a model says otherwise.
+written in the TOML file is an error. What may be left out is what not every network has (a projection, a second text, a
+level's attention), and `head_dim`, which is `dim / num_heads` unless a model says otherwise.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Down: a strided convolution, residual blocks, then attention where the block has
 residual block with the skip of its partner on the way down, attention, then twice the side and a convolution. Skips
 are scaled by 1/sqrt(2). The text is normed in each attention to it.
 
-Source: Saharia et al. 2022 (Imagen), arXiv 2205.11487, section 2.4, appendices B.1, F.2 and F.3, figures A.27 to A.30. That a skip
-enters every residual block, and not the first of each UBlock alone, is inferred from the parameter count.
+Source: Saharia et al. 2022 (Imagen), arXiv 2205.11487, section 2.4, appendices B.1, F.2 and F.3, figures A.27
+to A.30. That a skip enters every residual block, and not the first of each UBlock alone, is inferred from the parameter
+count.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class EfficientLevel(nn.Module):
 
 
 class EfficientUNet(nn.Module):
-    """Noisy and enlarged pixels x (b, 6, h, w), timestep t (b,), context (b, m, text_dim) -> (b, out_channels, h, w)."""
+    """Noisy and enlarged pixels x (b, 6, h, w), time t (b,), context (b, m, text_dim) -> (b, out_channels, h, w)."""
 
     def __init__(self, config: EfficientUNetConfig) -> None:
         super().__init__()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minimodels import toml_writer
-from minimodels.config import DecoderOnly
-from minimodels.loader import parse, parse_on_base
+from minimodels.config import DecoderOnly, Part
+from minimodels.loader import load, names, parse, parse_on_base
 from minimodels.peers import Table
 from minimodels.pipeline_importer import read_pipeline, sizes
 from minimodels.weights import pickles, read
@@ -24,7 +24,7 @@ PROMPT_LEN, GEN_LEN = 2048, 128  # tokens, at most: those of our LLaMA-2 configs
 
 
 class Imported(NamedTuple):
-    """TOML text; section: what it is a section of an architecture for, None where it is a whole one; notes: of weights."""
+    """TOML text; section: which of an architecture it is, None where it is a whole one; notes: of weights."""
 
     text: str
     section: str | None
@@ -55,7 +55,11 @@ def to_toml(directory: Path, base: str | None = None) -> Imported:
     )
     text = toml_writer.dumps(({"base": base} if base else {}) | table, {"": head, section: source})
     if base:
-        parse_on_base(tomllib.loads(text), str(directory))
+        try:
+            parse_on_base(tomllib.loads(text), f"{directory} as [{section}] of {base}")
+        except ValueError:
+            _check_section(directory, section, part, base)
+            raise
     return Imported(text, None if base else section, _notes([directory]))
 
 
@@ -67,6 +71,24 @@ def _whole(
         raise ValueError(f"{directory} is a whole architecture by itself: it needs no --base")
     parse(table | {"name": directory.resolve().name or "imported"}, str(directory))
     return Imported(toml_writer.dumps(table, comments), None, _notes(folders))
+
+
+def _check_section(directory: Path, section: str, part: Part, base: str) -> None:
+    """Raise where a base has no such section, or one of another kind, and name those that have one."""
+
+    def kind_in(name: str) -> str | None:
+        return getattr(dict(load(name).parts()).get(section), "kind", None)
+
+    known = names()
+    name, kind = base.removesuffix("-config"), getattr(part, "kind", None)
+    if name not in known or kind_in(name) == kind:
+        return
+    has = f"{base} has a [{section}] that is a {kind_in(name)}" if kind_in(name) else f"{base} has no [{section}]"
+    fitting = [name for name in known if kind_in(name) == kind and not name.endswith("-tiny")]
+    raise ValueError(
+        f"{directory} is a {kind}, a [{section}] of an architecture, but --base {has}; bases with one: "
+        f"{', '.join(fitting) or 'none'}"
+    )
 
 
 def _notes(folders: Iterable[Path]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ Every failure is a `ValueError` that names the key, the section, what was given 
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,12 +13,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from minimodels.config import Part
+from minimodels.config_errors import Table, explain, fields_at, near
 from minimodels.kinds import KINDS, Config
 
-Table = dict[str, Any]
 SIZELESS = frozenset({"run", "schedule", "schedules", "published"})  # sections that are no part
 MAX_FILE = 1 << 20  # bytes: a config is a page of text
 
@@ -30,16 +28,20 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-def load(name: str, overrides: Iterable[str] = (), lengths: Mapping[str, int | None] | None = None) -> Config:
+def load(name: str | Path, overrides: Iterable[str] = (), lengths: Mapping[str, int | None] | None = None) -> Config:
     """Load an architecture by name or from a `.toml` path, with `key.path=value` overrides.
 
-    name: "parti-20b", "parti-20b-config" or "path/to/mine.toml"; value: TOML, a bare word is a string;
+    name: "parti-20b", "parti-20b-config" or "path/to/mine.toml", also as a Path; value: TOML, a bare word is a string;
     lengths: run options of the architecture such as {"prompt_len": 512}, those that are None left as they are.
 
     Raises:
         ValueError: unknown name, unreadable file, invalid TOML, unknown or missing key, impossible size.
     """
-    table, title = _resolve(name)
+    if not isinstance(name, str | Path):
+        raise ValueError(f"an architecture is loaded by its name or the path of a .toml file, not by {name!r}")
+    if isinstance(overrides, str):
+        raise ValueError(f"overrides are a list of key.path=value, not the string {overrides!r}")
+    table, title = _resolve(str(name))
     for override in overrides:
         _override(table, override, title)
     for key, value in (lengths or {}).items():
@@ -62,11 +64,11 @@ def parse(table: Mapping[str, Any], title: str) -> Config:
                 f'`base = "NAME"` above it, an architecture of `minibench list` that has a [{section}]'
             )
         given = "missing" if kind is None else repr(kind)
-        raise ValueError(f"{title}: kind is {given}; allowed: {', '.join(KINDS)}{_near(str(kind), KINDS)}")
+        raise ValueError(f"{title}: kind is {given}; allowed: {', '.join(KINDS)}{near(str(kind), KINDS)}")
     try:
         return KINDS[kind].model_validate(table)
     except ValidationError as error:
-        raise ValueError(_explain(error, table, KINDS[kind], title)) from None
+        raise ValueError(explain(error, table, KINDS[kind], title)) from None
 
 
 def parse_on_base(table: Table, title: str) -> Config:
@@ -153,8 +155,10 @@ def _read_builtin(name: str, asked_by: str | None = None) -> Table:
     known = names()
     if name not in known:
         what = f"{asked_by}: unknown base" if asked_by else "unknown model"
+        if not any(map(str.isalnum, name)):
+            raise ValueError(f"{what} {name!r}: a name such as {known[0]} (`minibench list`) or a path to a .toml file")
         raise ValueError(
-            f"{what} {name!r}{_near(name, known) or '; known: ' + ', '.join(known)}. "
+            f"{what} {name!r}{near(name, known) or '; known: ' + ', '.join(known)}. "
             "`minibench list` shows all; a path must end in .toml"
         )
     return tomllib.loads((resources.files("minimodels") / "configs" / f"{name}.toml").read_text("utf-8"))
@@ -179,7 +183,7 @@ def _read_file(path: Path) -> Table:
 
 
 def _lone_section(table: Mapping[str, Any]) -> str | None:
-    """The one section of a table that holds a part and, but for titles, nothing else, as `minibench import` writes it."""
+    """The one section of a table that holds a part and, but for titles, nothing else, as `minibench import` makes."""
     kinds = {get_args(part.model_fields["kind"].annotation)[0] for part in _leaves(Part)}
     match [key for key in table if key not in ("name", "title", "paper")]:
         case [key] if isinstance(table[key], dict) and table[key].get("kind") in kinds:
@@ -224,11 +228,7 @@ def _override(table: Table, text: str, title: str) -> None:
             position: Any = int(key)
         elif isinstance(node, dict):
             if key not in node:
-                allowed = _fields_at(KINDS.get(str(table.get("kind"))), table, walked)
-                if key not in allowed or depth < len(keys) - 1:
-                    raise ValueError(
-                        f"--set {path}: {title} has no key {key!r} in {where}{_near(key, allowed or node)}"
-                    )
+                _check_absent(table, keys, walked, title)
             position = key
         else:
             raise ValueError(f"--set {path}: {where} is the value {node!r}, not a section")
@@ -242,6 +242,24 @@ def _override(table: Table, text: str, title: str) -> None:
         else:
             node = node[position]
             walked.append(position)
+
+
+def _check_absent(table: Table, keys: Sequence[str], walked: Sequence[int | str], title: str) -> None:
+    """Raise unless the next key of a path may be set, though `table` has none: it is optional, and the last."""
+    key, where, kind = keys[len(walked)], ".".join(map(str, walked)), KINDS.get(str(table.get("kind")))
+    option, allowed = f"--set {'.'.join(keys)}", fields_at(kind, table, walked)
+    if key not in allowed:
+        hint = near(key, allowed) or f"; allowed: {', '.join(allowed) or 'none'}"
+        raise ValueError(f"{option}: {title} has no key {key!r} in {where or 'the top level'}{hint}")
+    if len(keys) == len(walked) + 1:
+        return
+    section, inside = ".".join([*keys[: len(walked)], key]), fields_at(kind, table, [*walked, key])
+    if not inside:
+        raise ValueError(f"{option}: {section} is a value, not a section")
+    raise ValueError(
+        f"{option}: {title} has no section {section}; set it whole: --set '{section}={{KEY = VALUE, ...}}', "
+        f"whose keys are {', '.join(inside)}"
+    )
 
 
 def _set_length(table: Table, key: str, value: int, title: str) -> None:
@@ -263,90 +281,3 @@ def _value(raw: str) -> Any:
         return tomllib.loads(f"value = {raw}")["value"]
     except (ValueError, RecursionError):
         return raw
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}" if close else ""
-
-
-def _explain(error: ValidationError, table: Mapping[str, Any], model: type[Config], title: str) -> str:
-    """All problems of a config, one a line, five at most."""
-    lines = [_line(problem, table, model) for problem in error.errors()[:5]]
-    if error.error_count() > 5:
-        lines.append(f"and {error.error_count() - 5} more")
-    return "\n".join(f"{title}: {line}" for line in lines)
-
-
-def _line(problem: ErrorDetails, table: Mapping[str, Any], model: type[Config]) -> str:
-    """One problem: the key, what was given, what is allowed, the nearest valid key."""
-    what = problem["type"]
-    path = _keys(table, problem["loc"], what)
-    where, message = ".".join(map(str, path)), problem["msg"].removeprefix("Value error, ")
-    if what == "extra_forbidden":
-        allowed, section = _fields_at(model, table, path[:-1]), ".".join(map(str, path[:-1])) or "the top level"
-        return f"unknown key {path[-1]!r} in {section}{_near(str(path[-1]), allowed) or '; allowed: ' + ', '.join(allowed)}"
-    if what in ("missing", "union_tag_not_found"):
-        return f"{where}{'.kind' if what != 'missing' else ''} is missing"
-    if what == "union_tag_invalid":
-        tag, allowed = (problem.get("ctx", {})[key] for key in ("tag", "expected_tags"))
-        return f"{where}.kind is {tag!r}; allowed: {allowed}"
-    if what in ("model_type", "model_attributes_type"):
-        message = "must be a section"
-    given = "" if what in ("value_error", "too_short", "too_long") else f", not {_shown(problem['input'])}"
-    message = f"{message[:1].lower()}{message[1:]}{given}"
-    return f"{where}: {message}" if where else message
-
-
-def _keys(table: Mapping[str, Any], loc: tuple[int | str, ...], what: str) -> list[int | str]:
-    """The keys of the file in an error's location, without the tags of tagged unions; a missing one is the last."""
-    node: Any = table
-    keys = []
-    for index, step in enumerate(loc):
-        if isinstance(node, dict) and step in node:
-            node = node[step]
-        elif isinstance(node, list) and isinstance(step, int):
-            node = node[step] if step < len(node) else None
-        elif index < len(loc) - 1 or what != "missing":
-            continue
-        keys.append(step)
-    return keys
-
-
-def _shown(value: Any) -> str:
-    """A value as an error shows it, in one short line."""
-    if isinstance(value, dict | list):
-        return "a section" if isinstance(value, dict) else "a list"
-    text = hex(value) if isinstance(value, int) and abs(value) > 10**50 else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _fields_at(model: type[Config] | None, table: Mapping[str, Any], path: Sequence[int | str]) -> list[str]:
-    """The keys allowed at a path of the table, from the JSON Schema of its type."""
-    schema = {} if model is None else model.model_json_schema()
-    node, given = schema, table
-    for part in path:
-        node = _chosen(node, given, schema)
-        node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
-        given = given[part]  # type: ignore[index]
-    return sorted(_chosen(node, given, schema).get("properties", {}))
-
-
-def _chosen(node: Table, given: Any, schema: Table) -> Table:
-    """The schema a value is held against: of a union that of its kind, or of all kinds together."""
-    node = _deref(node, schema)
-    options = [_deref(option, schema) for option in node.get("oneOf", node.get("anyOf", [node]))]
-    kind = given.get("kind") if isinstance(given, dict) else None
-    for option in options:
-        if kind is not None and option.get("properties", {}).get("kind", {}).get("const") == kind:
-            return option
-    together: Table = {}
-    for option in options:
-        together |= option | {"properties": together.get("properties", {}) | option.get("properties", {})}
-    return together
-
-
-def _deref(node: Any, schema: Table) -> Any:
-    while "$ref" in node:
-        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
-    return node

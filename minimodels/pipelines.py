@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from minimodels import diffusion_pipelines, token_pipelines
+from minimodels.checks import check_tokens
 from minimodels.config import Architecture, AutoregressiveImage, LanguageModel, TextEncoder
 from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion, LatentVideo
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelVideo
@@ -30,21 +31,33 @@ PIPELINES: dict[type[Architecture], Callable[[Any, nn.ModuleDict, Tensor], Tenso
 }
 
 
-def example_input(config: Architecture, batch: int, device: str | torch.device, seed: int = 0) -> Tensor:
-    """Random tokens of the shape the pipeline of `config` takes, (b, n): of all its text encoders in turn."""
+def token_range(config: Architecture) -> tuple[int, int]:
+    """How many different tokens a pipeline takes, and how many at once: those of all its text encoders in turn."""
     if isinstance(config, AutoregressiveImage):
-        vocab, length = config.transformer.text_vocab, config.transformer.text_len
-    elif isinstance(config, LanguageModel):
-        vocab, length = config.language_model.vocab, config.run.prompt_len
-    else:
-        encoders = [part for _, part in config.parts() if isinstance(part, TextEncoder)]
-        assert encoders, type(config)
-        vocab, length = min(part.vocab for part in encoders), sum(part.text_len for part in encoders)
+        return config.transformer.text_vocab, config.transformer.text_len
+    if isinstance(config, LanguageModel):
+        return config.language_model.vocab, config.run.prompt_len
+    encoders = [part for _, part in config.parts() if isinstance(part, TextEncoder)]
+    assert encoders, type(config)
+    return min(part.vocab for part in encoders), sum(part.text_len for part in encoders)
+
+
+def example_input(config: Architecture, batch: int, device: str | torch.device, seed: int = 0) -> Tensor:
+    """Random tokens of the shape the pipeline of `config` takes, (b, n)."""
+    vocab, length = token_range(config)
     generator = None if torch.device(device).type == "meta" else torch.Generator(device).manual_seed(seed)
     return torch.randint(vocab, (batch, length), device=device, generator=generator)
 
 
 def generate(config: Architecture, parts: nn.ModuleDict, tokens: Tensor) -> Tensor:
-    """Run the whole pipeline of `config` on `tokens` (b, n): pixels (b, 3, h, w), video (b, 3, f, h, w) or tokens."""
+    """Run the whole pipeline of `config` on `tokens` (b, n): pixels (b, 3, h, w), video (b, 3, f, h, w) or tokens.
+
+    Raises:
+        ValueError: tokens are no integers, or not as many as `example_input` gives.
+    """
+    check_tokens(tokens)
+    length = token_range(config)[1]
+    if tokens.shape[1] != length:
+        raise ValueError(f"{config.name} takes {length} tokens a sample, those of all its texts, not {tokens.shape[1]}")
     with torch.inference_mode():
         return PIPELINES[type(config)](config, parts, tokens)

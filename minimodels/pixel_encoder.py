@@ -46,7 +46,7 @@ class Middle(nn.Sequential):
 
 
 class ConvLevel(nn.Module):
-    """Residual blocks of one resolution, then a layer that changes it: (b, in_channels, h, w) -> (b, channels, h', w')."""
+    """Residual blocks of one resolution, then a change of it: (b, in_channels, h, w) -> (b, channels, h', w')."""
 
     def __init__(
         self, settings: ResSettings, in_channels: int, channels: int, num_blocks: int, resample: nn.Module

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from minimodels.checks import check_features
 from minimodels.transformer import Stack
 from minimodels.unet_blocks import Embedding, per_sample, timestep_features
 from minimodels.unet_config import Prior as PriorConfig
@@ -34,6 +35,9 @@ class Prior(nn.Module):
         self.leave = nn.Linear(dim, width)
 
     def forward(self, x: Tensor, t: Tensor | float, context: Tensor, embedding: Tensor) -> Tensor:
+        check_features("x", x, self.image_embedding.in_features)
+        check_features("context", context, self.text.in_features)
+        check_features("embedding", embedding, self.text_embedding.in_features)
         time = self.time(timestep_features(per_sample(t, x), self.dim).to(x.dtype))
         told = torch.stack([self.text_embedding(embedding), time, self.image_embedding(x)], dim=1)
         sequence = torch.cat([self.text(context), told, self.query.expand(len(x), -1, -1)], dim=1)

@@ -27,7 +27,9 @@ from minimodels.options import Options, parse
 from minimodels.parts import make
 from minimodels.unet_blocks import fold_upsampling
 
-__all__ = ["STAGE", "Run", "build", "make_run", "parameters", "prepare", "scope", "steps"]
+__all__ = [
+    "DTYPES", "STAGE", "Run", "build", "device_of", "dtype_of", "make_run", "parameters", "prepare", "scope", "steps",
+]  # fmt: skip
 
 Growth = Literal["constant", "affine", "any"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -63,18 +65,55 @@ def steps(name: str, n: int, growth: Growth = "constant") -> Iterator[int]:
     return iter(range(n)) if tracer is None else tracer.loop(name, n, growth)
 
 
+def dtype_of(dtype: str | torch.dtype) -> torch.dtype:
+    """A dtype that networks can have, from its name or itself.
+
+    Raises:
+        ValueError: it is none of `DTYPES`.
+    """
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in DTYPES.values():
+        raise ValueError(f"dtype {dtype!r}: allowed are {', '.join(DTYPES)}, as torch.NAME or as a string")
+    return found
+
+
+def device_of(device: str | torch.device) -> torch.device:
+    """A device that tensors can be on here.
+
+    Raises:
+        ValueError: torch knows no such device, or there is none of it.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device {device!r}: allowed are cpu, cuda, cuda:N and meta") from None
+    count = torch.cuda.device_count()
+    if found.type == "cuda" and not count:
+        raise ValueError(f"device {str(found)!r}: torch finds no CUDA device here; use cpu")
+    if found.type == "cuda" and (found.index or 0) >= count:
+        raise ValueError(f"device {str(found)!r}: there are {count} CUDA devices, numbered from 0")
+    return found
+
+
 def build(
-    config: Architecture, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+    config: Architecture,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = torch.float32,
+    seed: int = 0,
 ) -> nn.ModuleDict:
     """Build the parts of an architecture with random weights, by section name, in evaluation mode.
 
     On `meta` nothing is allocated. Elsewhere weights are drawn so that activations stay of order one: zeros
     and NaNs would change a GPU's power and clocks.
+
+    Raises:
+        ValueError: no such device or dtype.
     """
+    device, dtype = device_of(device), dtype_of(dtype)
     with torch.device("meta"), NoInitialisation():
         parts = nn.ModuleDict({name: make(part) for name, part in config.parts()})
     parts.to(dtype).eval().requires_grad_(False)
-    if torch.device(device).type != "meta":
+    if device.type != "meta":
         parts.to_empty(device=device)
         generator = torch.Generator(device).manual_seed(seed)
         for module in parts.modules():

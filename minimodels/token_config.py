@@ -182,12 +182,18 @@ class ParallelVideo(Architecture):
         if len(part.axes) != 3:
             raise ValueError(f"transformer.axes are frames, height and width, not {part.axes}")
         _same("transformer.axes and decoder.grid", part.axes[1:], [decoder.grid, decoder.grid])
-        if (self.run.frames - 1) % decoder.frame_patch:
-            raise ValueError(f"run.frames {self.run.frames} is not 1 and a multiple of decoder.frame_patch")
-        if self.token_frames > min(part.axes[0], decoder.max_frames):
+        patch, room = decoder.frame_patch, min(part.axes[0], decoder.max_frames)
+        most = 1 + (room - 1) * patch
+        if self.run.frames > most:
             raise ValueError(
-                f"run.frames {self.run.frames} are {self.token_frames} frames of tokens; "
-                f"transformer.axes has {part.axes[0]}, decoder.max_frames is {decoder.max_frames}"
+                f"run.frames {self.run.frames} exceed {most}: 1 and then {patch} for each further frame of tokens, of "
+                f"which transformer.axes has {part.axes[0]} and decoder.max_frames is {decoder.max_frames}"
+            )
+        if (self.run.frames - 1) % patch:
+            below = 1 + (self.run.frames - 1) // patch * patch
+            raise ValueError(
+                f"run.frames {self.run.frames} is not 1 and a multiple of decoder.frame_patch {patch}; "
+                f"nearest are {below} and {below + patch}"
             )
         return self
 

@@ -29,7 +29,7 @@ from minimodels.blocks import (
     RotaryTable,
     make_norm,
 )
-from minimodels.checks import check_features, check_fits
+from minimodels.checks import check_features, check_fits, check_tokens
 from minimodels.config import DecoderOnly, EncoderDecoder, Learned, LearnedAxes, Relative, Rotary
 from minimodels.config import Stack as StackConfig
 from minimodels.config import TextEncoder as TextEncoderConfig
@@ -206,6 +206,7 @@ class Encoder(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """mask: (b, n), true or 1 where there is text; all is text where it is None."""
+        check_tokens(tokens)
         return self.stack(self.embedding(tokens), mask=mask)
 
 
@@ -223,6 +224,7 @@ class TextEncoder(Encoder):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features (b, n, d) of tokens (b, n); mask: (b, n), true or 1 where there is text."""
+        check_tokens(tokens)
         before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
         return before if self.penultimate else layer_norm(last, self.stack.norm)
 
@@ -234,6 +236,7 @@ class TextEncoder(Encoder):
         """
         if self.project is None:
             raise ValueError("this text encoder has no projection (in transformers CLIPTextModelWithProjection has)")
+        check_tokens(tokens)
         before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
         normed = layer_norm(last, self.stack.norm)
         ends = tokens if self.end is None else (tokens == self.end).int()
@@ -267,12 +270,13 @@ class Decoder(nn.Module):
         self.head = None if tied else nn.Linear(config.dim, vocab, bias=False)
 
     def empty_cache(self, batch: int, length: int, context: Tensor | None = None) -> Cache:
-        """Room for keys and values of `length` tokens, beside those of the context (b, m, context_dim) it attends to."""
+        """Room for keys and values of `length` tokens, and those of the context (b, m, context_dim) it attends to."""
         layers = self.stack.empty_cache(batch, length)
         return Cache(layers, () if context is None else self.stack.project_context(context))
 
     def hidden(self, tokens: Tensor, cache: Cache | None = None, pos: int = 0) -> Tensor:
         """Features (b, n, d) before the output head."""
+        check_tokens(tokens)
         return self.stack(self.embedding(tokens), cache=cache, pos=pos)
 
     def logits(self, x: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class SpatialTransformer(nn.Module):
         with scope("transformer"):
             x = group_norm(x, self.norm)
             if isinstance(self.enter, PointConv):
-                x = rearrange(self.enter(x), to_tokens).contiguous()  # once, not in every norm
+                x = rearrange(self.enter(x), to_tokens)
             else:
                 x = self.enter(rearrange(x, to_tokens))
             for block in self.blocks:

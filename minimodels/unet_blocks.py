@@ -113,7 +113,7 @@ class Conv(nn.Conv2d):
 
 
 class FoldedConv(nn.Module):
-    """Twice the side by nearest neighbour and a `Conv` as one transposed convolution: (b, c, h, w) -> (b, n, 2h, 2w)."""
+    """Twice the side by nearest neighbour and a `Conv`, as one convolution: (b, c, h, w) -> (b, n, 2h, 2w)."""
 
     def __init__(self, conv: Conv) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ from minimodels.blocks import Computed
 from minimodels.config import Part
 from minimodels.peers import Peer, State, Table
 from minimodels.peers.names import their_name
-from minimodels.run import NoInitialisation
+from minimodels.run import DTYPES, NoInitialisation, device_of, dtype_of
 
 FILES = ("unet", "video", "autoencoder", "tokens", "text")
 STEMS = "diffusion_pytorch_model", "model"
@@ -36,29 +36,33 @@ MAX_JSON = 1 << 26  # bytes: the index of a large model has some hundred thousan
 
 def from_pretrained(
     directory: str | Path,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     variant: str | None = None,
 ) -> nn.Module:
     """The module of a directory that diffusers or transformers wrote, in evaluation mode, with its weights.
 
-    dtype: of all weights; that of the first where it is None. variant: such as "fp16", of files named after it; None:
-    those without, or where there are none, the only variant there is.
+    dtype: of all weights, by name or itself; None: the one they are stored in. variant: such as "fp16", of files named
+    after it; None: those without, or where there are none, the only variant there is.
 
     Raises:
-        ValueError: no safetensors, or not those of the variant; the class, a setting or a weight has no equal here; a weight is missing; shapes
-            disagree.
+        ValueError: no such device or dtype; no safetensors, or not those of the variant; the class, a setting or a
+            weight has no equal here; a weight is missing, not finite or quantised; shapes disagree; dtypes differ and
+            none is given.
     """
-    directory = Path(directory)
+    directory, device = Path(directory), device_of(device)
+    chosen = None if dtype is None else dtype_of(dtype)
     peer, part = read(directory)
-    return load(peer, part, directory, dtype, device, variant)
+    return load(peer, part, directory, chosen, device, variant)
 
 
 def read(directory: Path) -> tuple[Peer, Part]:
     """The class of a directory, and its config as a part of ours."""
     path = directory / "config.json"
+    if directory.is_file():
+        raise ValueError(f"{directory} is a file: name the directory it is in, {str(directory.parent)!r}")
     if not directory.is_dir():
-        raise ValueError(f"{directory} is not a directory")
+        raise ValueError(f"{directory} is not a directory: there is nothing of that name")
     if not path.is_file() and (directory / "model_index.json").is_file():
         raise ValueError(f"{directory} is a whole pipeline: name one of its components, such as {directory / 'unet'}")
     if not path.is_file():
@@ -77,7 +81,8 @@ def read(directory: Path) -> tuple[Peer, Part]:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise ValueError(f"{path}: as {where or 'a part'} of ours: {problem['msg']}") from None
+        said = problem["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{path}: as {where or 'a part'} of ours: {said}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -107,8 +112,11 @@ def load(
         if isinstance(child, Computed):
             child.to_empty(device=device)
             child.fill()
-    first = next(module.parameters())
-    return module.to(dtype or first.dtype).eval().requires_grad_(False)
+    stored = {parameter.dtype for parameter in module.parameters()}
+    if dtype is None and len(stored) > 1:
+        names = ", ".join(sorted(name for name, one in DTYPES.items() if one in stored))
+        raise ValueError(f"{directory}: weights are stored in {names}; say which all shall have: dtype=")
+    return module.to(dtype or stored.pop()).eval().requires_grad_(False)
 
 
 def read_json(path: Path) -> Table:
@@ -216,16 +224,28 @@ def _assign(module: nn.Module, peer: Peer, state: State, directory: Path) -> Non
                 if names
             )
         )
+    kept = {name: found[name] for name in expected}
+    _check_values(kept, expected, theirs, directory)
+    _check_shared(module, found, theirs, directory)
+    module.load_state_dict(kept, assign=True)
+
+
+def _check_values(found: State, expected: State, theirs: dict[str, str], directory: Path) -> None:
+    """Raise unless every weight has its shape, a dtype of ours, and finite values."""
     for name, value in expected.items():
         if found[name].shape != value.shape:
             raise ValueError(
                 f"{directory}: {theirs[name]} is {tuple(found[name].shape)} in the file, "
                 f"{name} is {tuple(value.shape)} by config.json"
             )
-        if not found[name].is_floating_point():
-            raise ValueError(f"{directory}: {theirs[name]} is {found[name].dtype} in the file, a weight is a float")
-    _check_shared(module, found, theirs, directory)
-    module.load_state_dict({name: found[name] for name in expected}, assign=True)
+        if found[name].dtype not in DTYPES.values():
+            raise ValueError(
+                f"{directory}: {theirs[name]} is {str(found[name].dtype).removeprefix('torch.')} in the file; "
+                f"weights are read in {', '.join(DTYPES)}, quantised ones are not"
+            )
+    broken = [theirs[name] for name in found if not torch.stack(found[name].aminmax()).isfinite().all()]
+    if broken:
+        raise ValueError(f"{directory}: {len(broken)} of the weights hold NaN or infinity: {_some(broken)}")
 
 
 def _check_shared(module: nn.Module, found: State, theirs: dict[str, str], directory: Path) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from rich import box
 from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from minimodels.sim.cells import table_of
 from minimodels.sim.truth_gpus import device_of
 from minimodels.sim.truth_models import GENERATION, lengths
 from minimodels.sim.validate import FEW, Group, Row, coverage, groups
@@ -30,7 +30,7 @@ def report(rows: Sequence[Row]) -> Lines:
     missing = [row for row in rows if row.claimed and row.predicted is None]
     unclaimed = sum(not row.claimed for row in rows)
     lines = [
-        f"{predicted} of {claimed} rows of claimed families predicted; {fitted} of them were fitted to and are left out.",
+        f"{predicted} of {claimed} rows of claimed families predicted; {fitted} of them, fitted to, are left out.",
         f"{unclaimed} rows are of families that are not claimed; --json lists every row without a prediction, and why.",
         BIAS,
     ]
@@ -41,14 +41,16 @@ def report(rows: Sequence[Row]) -> Lines:
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """{"groups": [{family, gpu, n, median, p90, bias}], "coverage": {...}, "rows": [...], "unpredicted": [{id, reason}]}."""
+    """{"groups": [{family, gpu, n, median, p90, bias}], "coverage": {...}, "rows": [...], "unpredicted": [...]}."""
     names = ("id", "model", "phase", "gpu", "dtype", "batch", "settings", "measured", "predicted", "unit", "error")
     predicted, claimed = coverage(rows)
     return {
         "groups": [_group(group) for group in groups(rows)],
         "coverage": {"predicted": predicted, "claimed": claimed, "fitted": sum(row.fitted for row in rows)},
         "rows": [
-            {name: getattr(row, name) for name in (*names, "family", "fitted")} for row in rows if row.predicted is not None
+            {name: getattr(row, name) for name in (*names, "family", "fitted")}
+            for row in rows
+            if row.predicted is not None
         ],
         "unpredicted": [
             {"id": row.id, "reason": row.reason, "claimed": row.claimed} for row in rows if row.predicted is None
@@ -62,7 +64,7 @@ def _group(group: Group) -> dict[str, Any]:
 
 def _generation(rows: Iterable[Row]) -> Table:
     """Generation row by row, under a heading per model, dtype and GPU."""
-    table = _table("Generation", "tokens", "batch", "measured", "predicted", "error")
+    table = table_of("Generation", "tokens", "batch", "measured", "predicted", "error")
     for heading, members in groupby(rows, lambda row: f"{row.model}, {row.dtype}, {device_of(row.gpu)}"):
         table.add_section()
         table.add_row(Text(heading, style="bold"))
@@ -75,7 +77,7 @@ def _generation(rows: Iterable[Row]) -> Table:
 
 def _groups(rows: Sequence[Row]) -> Table:
     """Errors by family and GPU, over the rows that no constant was fitted to."""
-    table = _table("Family", "rows", "median", "p90", "bias")
+    table = table_of("Family", "rows", "median", "p90", "bias")
     for family, members in groupby(groups(rows), lambda group: group.family):
         table.add_section()
         table.add_row(Text(family, style="bold"))
@@ -85,15 +87,6 @@ def _groups(rows: Sequence[Row]) -> Table:
                 f"{group.n}" if group.judged else f"{group.n} (few)",
                 *(f"{group.median:.1%}", f"{group.p90:.0%}", f"{group.bias:+.0%}"),
             )
-    table.caption = f"few: under {FEW} rows, too few to judge"
-    return table
-
-
-def _table(first: str, *numbers: str) -> Table:
-    """A table of one column of names, never wrapped, and right-aligned columns of numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.caption_justify = "left"
-    table.add_column(first, no_wrap=True)
-    for number in numbers:
-        table.add_column(number, justify="right", no_wrap=True)
+    table.caption = f"few: under {FEW} rows, too few to judge"
     return table

@@ -1,14 +1,17 @@
 """The two ways to a profile, for architectures of ours and for any `nn.Module`: `simulate` and `measure`.
 
-minimodels.simulate(minimodels.load("parti-3b"), minimodels.Run(device="h100-sxm"))
+minimodels.simulate(minimodels.load("parti-3b"), device="h100-sxm", attention="flash")
 minimodels.simulate(my_module, x, t, device="h100-sxm", attention="flash")
 minimodels.measure(my_module.encode, x, device="cuda")
+
+How to run it are the fields of `Run` as keywords; of an architecture also a `Run`, but not both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, overload
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -26,33 +29,52 @@ from minimodels.sim.simulate import simulate as simulate_config
 from minimodels.sim.simulate import simulate_job
 
 Function = nn.Module | Callable[..., Any]
+OF_MODULES = ("device", "attention", "kernels", "mode", "warmup", "repeats")  # the rest are the module's or its inputs'
+
+
+class RunOptions(TypedDict, total=False):
+    """The fields of `Run` as keywords; device may also be "auto"."""
+
+    device: str
+    attention: str
+    batch: int
+    dtype: Literal["float32", "float16", "bfloat16", "float64"]
+    mode: Literal["eager", "graph", "compiled"]
+    kernels: Literal["torch", "triton"]
+    layout: Literal["contiguous", "channels-last"]
+    resident: Literal["all", "stage"]
+    full: bool
+    seed: int
+    warmup: int
+    repeats: int
 
 
 @overload
-def simulate(model: Config, run: Run = ..., /) -> Profile: ...
+def simulate(model: Config, run: Run, /) -> Profile: ...
 @overload
-def simulate(model: Function, *inputs: Any, device: str, attention: str = ..., kernels: str = ..., mode: str = ...) -> Profile: ...  # fmt: skip
+def simulate(model: Config, /, **options: Unpack[RunOptions]) -> Profile: ...
+@overload
+def simulate(model: Function, /, *inputs: Any, **options: Unpack[RunOptions]) -> Profile: ...
 
 
-def simulate(
-    model: Any, *inputs: Any, device: str = "auto", attention: str = "sdpa", kernels: str = "torch", mode: str = "eager"
-) -> Profile:  # fmt: skip
-    """The predicted profile of an architecture's inference, or of one call of a module, on a GPU that need not be there.
+def simulate(model: Any, /, *inputs: Any, **options: Any) -> Profile:
+    """The predicted profile of an architecture's inference, or of a call of a module, on a GPU that need not be there.
 
-    model: a config, followed by the `Run` (defaults to one); or an `nn.Module` or a method of one, followed by what
-    it is called with. Only sizes and dtypes are read: weights may be on `meta`, nothing is computed. A module's
-    `F.scaled_dot_product_attention` runs as `attention` says; its operators without a formula are listed
-    (`Profile.unmodelled`), not dropped. device: see `minibench devices`.
+    model: a config (`minimodels.load`), followed by a `Run` or by fields of one as keywords; or an `nn.Module` or a
+    method of one, followed by what it is called with, and device, attention, kernels or mode as keywords. Only sizes
+    and dtypes are read: weights may be on `meta`, nothing is computed. A module's `F.scaled_dot_product_attention`
+    runs as `attention` says; its operators without a formula are listed (`Profile.unmodelled`), not dropped.
+    device: see `minibench devices`; "auto" and none are an A100-80GB.
 
     Raises:
-        ValueError: unknown device or option, neither config nor module, a pinned backend that cannot do a call, or a
-            module whose path depends on the values of its tensors.
+        ValueError: unknown device or option, both a `Run` and keywords, neither config nor module, a pinned backend
+            that cannot do a call, or a module whose path depends on the values of its tensors.
     """
-    if isinstance(model, Architecture):
-        return simulate_config(model, *inputs)  # type: ignore[arg-type]
-    run = _run(model, inputs, "a100-80gb" if device == "auto" else device, attention, kernels, mode)
+    run = _run(model, inputs, options, Run.model_fields["device"].default)
     if run.device in HERE:
         raise ValueError(f"device {run.device!r} is measured, not simulated: minimodels.measure(...)")
+    if isinstance(model, Architecture):
+        return simulate_config(model, run)  # type: ignore[arg-type]
     try:
         return simulate_job(of_module(model, inputs, run), run)
     except RuntimeError as error:
@@ -67,38 +89,75 @@ def simulate(
 @overload
 def measure(model: Config, run: Run, /) -> Profile: ...
 @overload
-def measure(model: Function, *inputs: Any, device: str = ..., attention: str = ...) -> Profile: ...
+def measure(model: Config, /, **options: Unpack[RunOptions]) -> Profile: ...
+@overload
+def measure(model: Function, /, *inputs: Any, **options: Unpack[RunOptions]) -> Profile: ...
 
 
-def measure(model: Any, *inputs: Any, device: str = "cuda", attention: str = "sdpa") -> Profile:
+def measure(model: Any, /, *inputs: Any, **options: Any) -> Profile:
     """The measured profile of an architecture's inference, or of one call of a module, on the device at hand.
 
-    As `simulate`; a module and its inputs must be on `device`, "cuda" or "cpu". Scopes are attached to its submodules
-    by hooks while it runs.
+    As `simulate`; device is "cuda" or "cpu", "auto" and none are CUDA if there is one, else the CPU. A module and its
+    inputs must be there. Scopes are attached to its submodules by hooks while it runs.
 
     Raises:
         ValueError: no such device, weights elsewhere, or what `simulate` raises.
         Unmeasurable: the run and its walk differ, or too much time belongs to no operator.
     """
-    if isinstance(model, Architecture):
-        return measure_config(model, *inputs)  # type: ignore[arg-type]
-    run = _run(model, inputs, device, attention, "torch", "eager")
+    run = _run(model, inputs, options, "cuda" if torch.cuda.is_available() else "cpu")
     if run.device not in HERE:
-        raise ValueError(f"device {device!r} cannot be measured here; allowed: cuda, cpu")
-    elsewhere = {x.device.type for x in _tensors(model, inputs)} - {device}
+        raise ValueError(f"device {run.device!r} cannot be measured here; allowed: {', '.join(HERE)}")
+    if isinstance(model, Architecture):
+        return measure_config(model, run)  # type: ignore[arg-type]
+    elsewhere = {x.device.type for x in _tensors(model, inputs)} - {run.device}
     if elsewhere:
-        raise ValueError(f"weights or inputs are on {', '.join(sorted(elsewhere))}; move them: model.to({device!r})")
+        raise ValueError(
+            f"weights or inputs are on {', '.join(sorted(elsewhere))}; move them: model.to({run.device!r})"
+        )
     return measure_job(of_module(model, inputs, run), run)
 
 
-def _run(model: Any, inputs: tuple[Any, ...], device: str, attention: str, kernels: str, mode: str) -> Run:
+def _run(model: Any, inputs: tuple[Any, ...], options: Mapping[str, Any], auto: str) -> Run:
+    """How a config or a module is run, as it was given; `auto` is the device where none is named."""
+    unknown = [name for name in options if name not in Run.model_fields]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], Run.model_fields, n=1)
+        hint = f"did you mean {close[0]}" if close else f"allowed: {', '.join(Run.model_fields)}"
+        raise ValueError(f"unknown option {unknown[0]!r}; {hint}")
+    if isinstance(model, str):
+        raise ValueError(f"{model!r} is a name: load it first, minimodels.load({model!r})")
+    device = options.get("device", "auto")
+    given = {**options, "device": auto if device == "auto" else device}
+    if not isinstance(model, Architecture):
+        return _run_of_module(model, inputs, given)
+    if not inputs:
+        return make_run(**({"dtype": None} | given))
+    if len(inputs) > 1 or not isinstance(inputs[0], Run):
+        what = ", ".join(type(value).__name__ for value in inputs)
+        raise ValueError(f"a config is followed by one Run, or by its fields as keywords, not by {what}")
+    if options:
+        raise ValueError(
+            f"given both a Run and {', '.join(options)}: put {', '.join(options)} into the Run, or leave it out"
+        )
+    return inputs[0]
+
+
+def _run_of_module(model: Any, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> Run:
     """The options of a call of a module, in the dtype of its weights or inputs."""
+    wrong = [name for name in options if name not in OF_MODULES]
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]} is an option of architectures: a module runs on the inputs and in the dtype that it is given; "
+            f"its options are {', '.join(OF_MODULES)}"
+        )
+    if any(isinstance(value, Run) for value in inputs):
+        raise ValueError("a module is followed by its inputs, not by a Run: give the fields of the Run as keywords")
     floating = [x.dtype for x in _tensors(model, inputs) if x.is_floating_point()]
     names = {dtype: name for name, dtype in DTYPES.items()}
     dtype = names.get(floating[0]) if floating else "float32"
     if dtype is None:
         raise ValueError(f"no rate for {str(floating[0]).removeprefix('torch.')}; known: {', '.join(DTYPES)}")
-    return make_run(device=device, dtype=dtype, attention=attention, kernels=kernels, mode=mode)
+    return make_run(**{**options, "dtype": dtype})
 
 
 def _tensors(model: Any, inputs: tuple[Any, ...]) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """What `minibench bench` writes and shows: our kernels beside torch's, on calls of real models.
 
 A record is JSON: what it ran on, the ceilings measured in the same run, and a row per implementation and call
-(`kernels.bench.Row`). `results/GPU/kernels-*.json` hold those of a GPU, one per kernel; tables come from these files alone.
+(`kernels.bench.Row`). `results/GPU/kernels-*.json` hold those of a GPU, one per kernel; tables come from these files.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rich.text import Text
 
 import minimodels
 from minimodels.sim import units
+from minimodels.sim.cells import table_of
 from minimodels.sim.files import read
-from minimodels.sim.tables import table_of
 
 RESULTS = Path(minimodels.__file__).resolve().parent.parent / "results"
 NOT_YET = "not measured yet"
@@ -105,7 +105,6 @@ def report(record: Mapping[str, Any]) -> Group:
     for operator, rows in groupby(record["rows"], key=lambda row: row["operator"]):
         parts += [Text(), Text(operator.partition("::")[2], style="bold")]
         table = table_of("Call", "Ours", "Ceiling", "Rate", "Host", "eager", "compile", "SDPA", "Error")
-        table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
         for _, same in groupby(rows, key=lambda row: (row["case"], row["where"])):
             table.add_row(*_cells({row["implementation"]: row for row in same}))
         parts.append(table)

@@ -19,7 +19,7 @@ def original(name: str) -> str:
 
 
 def rewritten(text: str, device: Device, done: Iterable[Fitted], measured: Iterable[str] = ()) -> str:
-    """The device file `text` with the constants of `device` that were fitted, and those that were `measured` as such."""
+    """The device file `text` with the constants of `device` that were fitted, and those `measured` as such."""
     constants = device.constants
     families = ", ".join(f'"{family}"' for family in constants.calibrated)
     errors = ", ".join(f"{family} = {error:g}" for family, error in constants.errors.items())

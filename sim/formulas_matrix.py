@@ -111,7 +111,7 @@ def attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, 
 
 
 def math_attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
-    """torch's fallback, pass by pass as on a CPU of torch 2.13; half precision is widened to float32 and narrowed again.
+    """torch's fallback, pass by pass as on a CPU of torch 2.13; half precision is widened to float32 and back.
 
     Source: torch/native/transformers/attention.cpp, _scaled_dot_product_attention_math and _safe_softmax.
     """
@@ -150,7 +150,7 @@ def math_attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Ten
 
 
 def cdist(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
-    """Distances |a - b|^2 = [-2a, |a|^2, 1] [b, 1, |b|^2]^T as one product where there are many, else a kernel of its own.
+    """Distances |a - b|^2 = [-2a, |a|^2, 1] [b, 1, |b|^2]^T: one product where there are many, else one kernel.
 
     Source: torch/native/Distance.cpp, cdist_impl and _euclidean_dist.
     """

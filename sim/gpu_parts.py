@@ -29,16 +29,29 @@ from minimodels.sim.files import write_whole
 
 ROOT = RESULTS.parent
 LIMIT = 9 * 60.0  # seconds
-MODELS = ("stable-diffusion-1.5", "sdxl", "muse-3b", "make-a-video", "imagen", "parti-20b", "phenaki", "prod-image",
-          "llama2-7b")  # fmt: skip
-SET = {  # a video takes five minutes at its own steps, and a profile eight runs
-    "make-a-video": ("run.decoder.steps=8", "run.interpolation.steps=4", "run.super_resolution_1.steps=4",
-                     "run.super_resolution_2.steps=2"),
+MODELS = (  # one of each workload of the study, then the others; all fit an H200, so none is left out
+    "stable-diffusion-1.5", "sdxl", "muse-3b", "make-a-video", "imagen", "parti-20b", "phenaki", "prod-image",
+    "llama2-7b",
+    "stable-diffusion-2.1", "llama2-13b", "parti-3b", "phenaki-0.9b", "muse-632m", "ldm-1.45b", "sdxl-refiner",
+    "modelscope-1.7b", "animatediff", "amused-512", "parti-750m", "parti-350m", "llama2-70b",
+)  # fmt: skip
+SET = {  # ten minutes a run on an H200 (simulated) at its own steps, and a profile takes up to sixteen; others fit
+    "make-a-video": ("run.decoder.steps=4", "run.interpolation.steps=2", "run.super_resolution_1.steps=1",
+                     "run.super_resolution_2.steps=1"),
 }  # fmt: skip
-WAYS = {"baseline": ("baseline", "torch"), "flash": ("flash", "torch"), "triton": ("triton", "triton")}
+WAYS = {  # attention, other kernels, layout
+    "baseline": ("baseline", "torch", "contiguous"),
+    "flash": ("flash", "torch", "contiguous"),
+    "triton": ("triton", "triton", "contiguous"),
+    "triton-last": ("triton", "triton", "channels-last"),
+}
 IN_MODES = ("stable-diffusion-1.5", "make-a-video")  # our kernels in graphs, beside torch's one by one and compiled
-MODES = {"eager": ("sdpa", "torch"), "compiled": ("sdpa", "torch"), "graph": ("triton", "triton")}
-MEMORY_OFF = 0.1  # by which the allocator's peak may differ from the walk's
+MODES = {
+    "eager": ("sdpa", "torch", "contiguous"),
+    "compiled": ("sdpa", "torch", "contiguous"),
+    "graph": ("triton", "triton", "channels-last"),
+}
+MEMORY_OFF = 0.05  # by which the allocator's peak may differ from the walk's
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +76,22 @@ def parts(kernels: Sequence[str]) -> list[Part]:
     for name in kernels:
         made.append(Part(f"bench-{name}", f"kernels-{name}.json", (*command, "bench", name, "--out", "{file}")))
     for model in MODELS:
-        for way, (attention, others) in WAYS.items():
+        for way, kinds in WAYS.items():
             name = f"{model}-{way}"
-            made.append(_profile(name, model, attention, others, "eager"))
-            checked = (*here, "--check", "{file}", model, attention, others, *SET.get(model, ()))
+            made.append(_profile(name, model, *kinds, "eager"))
+            checked = (*here, "--check", "{file}", model, *kinds, *SET.get(model, ()))
             made.append(Part(f"check-{name}", f"check-{name}.json", checked))
     for model in IN_MODES:
-        for mode, (attention, others) in MODES.items():
-            made.append(_profile(f"{model}-{mode}-{attention}", model, attention, others, mode))
+        for mode, kinds in MODES.items():
+            made.append(_profile(f"{model}-{mode}-{kinds[0]}", model, *kinds, mode))
     made.append(Part("calibrate", "device.toml", (*command, "calibrate", "--out", "{file}")))
     return made
 
 
-def _profile(name: str, model: str, attention: str, kernels: str, mode: str) -> Part:
+def _profile(name: str, model: str, attention: str, kernels: str, layout: str, mode: str) -> Part:
     changed = [word for setting in SET.get(model, ()) for word in ("--set", setting)]
-    options = ("--dtype", "bfloat16", "--attention", attention, "--kernels", kernels, "--mode", mode)
+    kinds = ("--attention", attention, "--kernels", kernels, "--layout", layout)
+    options = ("--dtype", "bfloat16", *kinds, "--mode", mode)
     command = (sys.executable, "cli.py", "profile", model, "--device", "cuda", *options, *changed, "--out", "{file}")
     return Part(f"profile-{name}", f"profile-{name}.json", command)
 
@@ -148,7 +162,7 @@ def outcomes(report: str) -> dict[str, Any]:
     return {"tests": len(cases), "skipped": len(skipped), "failed": names, "recorded": recorded}
 
 
-def _check(file: Path, model: str, attention: str, kernels: str, *settings: str) -> None:
+def _check(file: Path, model: str, attention: str, kernels: str, layout: str, *settings: str) -> None:
     """Run a model once: its output is finite, and its peak memory what the walk says."""
     import torch
 
@@ -161,7 +175,7 @@ def _check(file: Path, model: str, attention: str, kernels: str, *settings: str)
     from minimodels.sim.trace import Walk
 
     config, device = loader.load(model, settings), torch.device("cuda", torch.cuda.current_device())
-    run = Run(attention=attention, kernels=kernels, full=True)  # type: ignore[arg-type]
+    run = Run(attention=attention, kernels=kernels, layout=layout, full=True)  # type: ignore[arg-type]
     job = of_config(config, run)
     prepared = job.prepare("meta")
     walk = Walk(prepared.parts, rounding=ROUNDING)
@@ -175,7 +189,7 @@ def _check(file: Path, model: str, attention: str, kernels: str, *settings: str)
     peak = torch.cuda.max_memory_allocated(device)
     finite = bool(out.isfinite().all())
     found = {"kind": "check", "model": model, "finite": finite, "peak": peak, "predicted_peak": predicted}
-    _write(file, found | {"attention": attention, "kernels": kernels, "shape": list(out.shape)})
+    _write(file, found | {"attention": attention, "kernels": kernels, "layout": layout, "shape": list(out.shape)})
     sys.exit(not finite or abs(peak / predicted - 1) > MEMORY_OFF)
 
 

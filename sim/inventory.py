@@ -19,7 +19,7 @@ STUDY = ("llama", "imagen", "stable-diffusion", "muse", "parti", "prod-image", "
 
 
 def models(progress: Advance = silent) -> list[Row]:
-    """One row per named architecture: name, family, params, paper; the study's families first, then by size, tiny ones last.
+    """A row per named architecture: name, family, params, paper; the study's families first, by size, tiny ones last.
 
     progress: told of every architecture.
     """

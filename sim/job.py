@@ -90,7 +90,8 @@ def _bound(function: Callable[..., Any]) -> tuple[nn.Module, str | None]:
     if isinstance(owner, nn.Module):
         return owner, function.__name__
     raise ValueError(
-        f"an nn.Module or a method of one can be profiled, not {function!r}; put a function into the forward of a module"
+        f"an nn.Module or a method of one can be profiled, not {function!r}; "
+        "put a function into the forward of a module"
     )
 
 

@@ -99,7 +99,7 @@ def visit(
 
 
 def _count_useful(call: Call, steps: int) -> None:
-    """Give a call at the end of a bucket of steps the mean FLOPs of the steps, which are in proportion to their keys."""
+    """Give a call at the end of a bucket of steps the mean FLOPs of the steps, in proportion to their keys."""
     facts, flops = call.attention, call.work.flops
     if facts is None or facts.query_length > 1 or not flops:
         return

@@ -59,9 +59,9 @@ def model_list(models: Iterable[Mapping[str, Any]]) -> Group:
 def model(record: Mapping[str, Any], trees: Mapping[str, Sequence[Mapping[str, Any]]], depth: int) -> Group:
     """The parts of an architecture beside the published counts, then the tree of each part's modules.
 
-    record: {name, title, paper, parts: [{name, params, published, source}], total_params, published_total}; trees: by part, the modules
-    inside as [{name, kind, shape, params, repeat, children}], equal neighbours being one with a repeat; depth: how
-    many modules deep a tree is shown, lists of modules not counted.
+    record: {name, title, paper, parts: [{name, params, published, source}], total_params, published_total}; trees: by
+    part, the modules inside as [{name, kind, shape, params, repeat, children}], equal neighbours being one with a
+    repeat; depth: how many modules deep a tree is shown, lists of modules not counted.
     """
     table = table_of("Part", "Parameters", "Published", "Off by")
     table.add_column("Source", overflow="fold")

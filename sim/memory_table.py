@@ -64,7 +64,11 @@ def _limits(profile: Profile, limits: Sequence[Largest]) -> Table:
         if limit.value is None:
             table.add_row(name, "none", "-", units.count(limit.beyond), units.size(limit.beyond_needs))
             continue
-        beyond = ("all it allows fit", "-") if limit.beyond is None else (units.count(limit.beyond), units.size(limit.beyond_needs))  # fmt: skip
+        beyond = (
+            ("all it allows fit", "-")
+            if limit.beyond is None
+            else (units.count(limit.beyond), units.size(limit.beyond_needs))
+        )
         table.add_row(name, units.count(limit.value), units.size(limit.needs), *beyond)
     return table
 

@@ -217,7 +217,7 @@ class _Block(nn.Module):
 
 @torch.inference_mode()
 def host(timer: Timer, ceilings: Ceilings | None = None) -> dict[str, float]:
-    """Seconds of the host: per launch, by the leanest launcher there is, and per operator of an eager model beside it."""
+    """Seconds of the host: per launch, by the leanest launcher, and per operator of an eager model beside it."""
     network = nn.Sequential(*(_Block(16) for _ in range(LAYERS))).to(timer.device, DTYPE)
     x = _draw(timer.device, 1, 16)
     for _ in range(WARMUPS):

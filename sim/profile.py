@@ -222,9 +222,8 @@ class Profile(Record):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ValueError(
-                f"{origin} is not a minimodels profile: {where + ': ' if where else ''}{first['msg']}"
-            ) from None
+            said = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{origin} is not a minimodels profile: {where + ': ' if where else ''}{said}") from None
 
     def save(self, path: Path) -> None:
         """Write the record to `path`, whole or not at all.

@@ -49,6 +49,15 @@ def _compute_bound(profile: Profile, part: Totals) -> str:
     return f"{units.flops(part.executed_flops)} at {units.si(rate, 'FLOP/s')}{of_peak}"
 
 
+def _unfilled(profile: Profile, part: Totals) -> str:
+    """How much is computed where anything is, else how much is moved, and how near to what the device can do."""
+    if part.executed_flops:
+        return _compute_bound(profile, part)
+    rate, peak = part.bytes / part.known_seconds, profile.device.bandwidth
+    of_peak = f", {units.percent(rate / peak)} of the bandwidth" if peak else ""
+    return f"{units.size(part.bytes)} are moved at {units.si(rate, 'B/s')}{of_peak}"
+
+
 def _unexplained(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
     """What the intensity says where nobody recorded a bound; empty if there are no FLOPs."""
     peak, slope = profile.device.peak_flops, profile.device.bandwidth
@@ -69,7 +78,7 @@ def _why(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
         "tensor": lambda: f", compute-bound: {_compute_bound(profile, part)}",
         "exp": lambda: f", bound by the exponentials of softmax: {_compute_bound(profile, part)}",
         "l2": lambda: f", bound by the L2 cache: {_memory_bound(profile, pair, part)}",
-        "waves": lambda: f", too small to fill the device: {_compute_bound(profile, part)}",
+        "waves": lambda: f", in too few blocks to fill the device: {_unfilled(profile, part)}",
         "launch": lambda: f", launch-bound: {each}",
         "host": lambda: f", host-bound: {each}, most of it spent waiting for the host",
         None: lambda: _unexplained(profile, pair, part) or f": {each}",

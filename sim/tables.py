@@ -1,11 +1,12 @@
 """What the terminal shows of profiles: one in full, or several compared, as rich renderables.
 
-Every function returns something for `console().print`. All fit 80 columns; nothing is said by colour
-alone, so that a pipe, a log or NO_COLOR loses nothing.
+Every function returns something for `console().print`. All fit 60 columns, of which no number is cropped; nothing is
+said by colour alone, so that a pipe, a log or NO_COLOR loses nothing.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, Literal
 
@@ -26,13 +27,20 @@ READINGS = "core: the operator itself; module: all inside an attention block is 
 BY_KERNEL = "categories by names of kernels, which compiled belong to no block: both are one"
 NOT_BY = "--by {}: compiled, kernels belong to no block; --mode eager has blocks"
 MOVEMENT = "category Memory: operators that only move data (copies, gathers, concatenations)"
+PIPE = 120  # columns of what is no terminal: a file is as wide whoever writes it
 NOISY = 0.1  # of the median: an interquartile range that makes a measured time doubtful
 LETTERS = dict(zip(units.COLOURS, "ACLNEBMXO", strict=True))
 
 
 def console(file: IO[str] | None = None) -> Console:
-    """The console to print on: stdout unless `file` is given; names are printed as they are."""
-    return Console(file=file, highlight=False, markup=False, emoji=False)
+    """The console to print on: stdout unless `file` is given; names are printed as they are.
+
+    It is as wide as the terminal, `PIPE` columns where there is none, and COLUMNS where that is set.
+    """
+    result = Console(file=file, highlight=False, markup=False, emoji=False)
+    if not result.is_terminal and "COLUMNS" not in os.environ:
+        result.width = PIPE
+    return result
 
 
 def _by_time(parts: Mapping[str, Totals]) -> dict[str, Totals]:
@@ -183,10 +191,7 @@ def _facts(profile: Profile) -> list[str]:
     backends = views.attention_backends(profile)
     if backends:
         lines.append(f"Attention calls: {', '.join(f'{units.count(n)} {name}' for name, n in backends.items())}.")
-        roles = attention_table.by_role(profile)
-        if len(roles) > 1:
-            times = ", ".join(f"{role} {units.seconds(part.seconds)}" for role, part in roles.items())
-            lines.append(f"Attention cores: {times}; --by attention lists their lengths.")
+        lines += _attention(profile)
     unknown = {
         "No FLOP formula": views.named(profile.unmodelled()),
         "No time": views.named(op for op in profile.ops if views.op_seconds(op) is None),
@@ -201,6 +206,17 @@ def _facts(profile: Profile) -> list[str]:
     if wall and device and abs(wall - device) > 0.01 * wall:
         lines.append(f"Wall clock, unprofiled: {units.seconds(wall)}; the operators add up to {units.seconds(device)}.")
     return [*lines, *warnings(profile), "", " ".join(sentences.sentences(profile))]
+
+
+def _attention(profile: Profile) -> list[str]:
+    """The times of cores by role, where there are several, and of the copies made for them, where there are any."""
+    cores, copies = attention_table.cores(profile), attention_table.copies(profile).values()
+    times = ", ".join(f"{role} {units.seconds(part.seconds)}" for role, part in cores.items())
+    moved = None if any(part.untimed for part in copies) else sum(part.known_seconds for part in copies)
+    if len(cores) < 2 and not copies:
+        return []
+    made = f"; copies for them {units.seconds(moved)}" if copies else ""
+    return [f"Attention cores: {times}{made}; --by attention lists their lengths."]
 
 
 def _filters(profile: Profile) -> list[str]:
@@ -272,9 +288,6 @@ def compare(profiles: Sequence[Profile]) -> Group:
     texts = units.labels(profiles)
     letters = [chr(ord("A") + i) if i < 26 else f"P{i + 1}" for i in range(len(texts))]
     table = table_of("", *letters)
-    table.collapse_padding = len(profiles) > 3
-    for column in table.columns:
-        column.no_wrap = len(profiles) <= 3
     _compared_sums(profiles, table)
     _compared(table, "Memory in use", [_memory(profile) for profile in profiles], units.size)
     legend = [f"{letter}  {text}: {fit(p)}" for letter, text, p in zip(letters, texts, profiles, strict=True)]

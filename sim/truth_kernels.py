@@ -40,7 +40,13 @@ SCALE = {"s": 1.0, "ms": 1e3, "us": 1e6}  # per second
 WAITS = {"gelu": (38e-6, 48e-6), "softmax": (11e-6, 13e-6), "layernorm": (38e-6, 53e-6)}  # added, and at least
 LOAD = 435e-9  # seconds of a load that nothing hides
 THREADS = 1024  # per row
-ATTENTION = ("attention fwd", "attention fwd (bidirectional)", "attention prefill (causal)", "attention decode", "attention fwd+bwd")  # fmt: skip
+ATTENTION = (
+    "attention fwd",
+    "attention fwd (bidirectional)",
+    "attention prefill (causal)",
+    "attention decode",
+    "attention fwd+bwd",
+)
 PASSES = {"float8": 2, "float4": 1}  # over what is converted to low precision
 
 

@@ -62,7 +62,11 @@ IF_M = (  # DeepFloyd IF-I-M: Imagen's base network at a smaller width. Source: 
 )  # fmt: skip
 PYTHON = 2.5  # diffusers 0.17 over gpt-fast's eager loop, per operator and launch: inpainting, A100, batch 1, eager
 PYTHON_ROWS = ("stable_diffusion_1.5 inpainting", "a100-80gb")  # the rows this comes from, which are not reported
-PRECISIONS: dict[str, Literal["bfloat16", "float16", "float32"]] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # fmt: skip
+PRECISIONS: dict[str, Literal["bfloat16", "float16", "float32"]] = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp32": "float32",
+}
 LLAMA = {"llama-7b": "llama2-7b", "llama2-7b": "llama2-7b"}
 GENERATION = ("prefill", "decode", "prefill+decode")
 

@@ -142,7 +142,7 @@ def named(profile: Profile) -> str:
 
 
 def labels(profiles: Sequence[Profile]) -> list[str]:
-    """A name for each profile: the model's, how it was run where any differ in that, and what tells equal names apart."""
+    """A name for each profile: the model's, how it was run where any differ, and what tells equal names apart."""
     runs = [p.run.model_dump(exclude_none=True) | {"device": p.device.title, "source": p.source} for p in profiles]
     rows = [(printable(p.config["name"]) or "unnamed", run) for p, run in zip(profiles, runs, strict=True)]
     texts: list[str] = []

@@ -28,7 +28,9 @@ from minimodels.sim.split import used
 from minimodels.sim.truth_gpus import device_of
 from minimodels.sim.truth_kernels import SCALE, Kernel, Unpredicted, claims, family, kernel
 
-COLUMNS = ("id", "model", "phase_or_kernel", "gpu", "dtype", "batch", "shape_or_settings", "metric", "value", "unit", "source")  # fmt: skip
+COLUMNS = (
+    "id", "model", "phase_or_kernel", "gpu", "dtype", "batch", "shape_or_settings", "metric", "value", "unit", "source",
+)  # fmt: skip
 FEW = 20  # rows under which a group is too small to judge
 MOST = 1 << 22  # the largest batch a run takes
 NO_TIMES = ("outcome", "MACs")

@@ -1,4 +1,4 @@
-"""Whatever is done to a valid config or profile: it is used, or one message says what is wrong and the exit code is 2."""
+"""Whatever is done to a valid config or profile: it is used, or one message says what is wrong, exit code 2."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from tests.sim.profiles import image, language
 
 TINY = [name for name in loader.names() if name.endswith("-tiny")]
 TABLES = {name: loader.load(name).model_dump(mode="python", exclude_none=True) for name in loader.names()}
-WRITTEN = ("true", "0", "-3", "1" + 21 * "0", "2.5", "nan", "inf", "'word'", "word", "[]", "[1, 2]", "{}", "{a = 1}", "''", "2", "3", "8", "=", "\x00")  # fmt: skip
+WRITTEN = (
+    "true", "0", "-3", "1" + 21 * "0", "2.5", "nan", "inf", "'word'", "word", "[]", "[1, 2]", "{}", "{a = 1}", "''",
+    "2", "3", "8", "=", "\x00",
+)  # fmt: skip
 VALUES = st.sampled_from([True, 0, -3, 10**21, 2.5, float("nan"), "word", "", [], [1, 2], {}, {"kind": "word"}, None])
 
 

@@ -203,3 +203,13 @@ def test_named_lengths_set_run_options() -> None:
     assert (config.run.prompt_len, config.run.gen_len) == (3, 11)
     with pytest.raises(ValueError, match="--prompt-len: parti-tiny has no such length"):
         load("parti-tiny", lengths={"prompt_len": 3})
+
+
+def test_a_path_is_loaded_as_its_text_is_and_other_things_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, 'base = "llama-tiny"')
+    assert load(Path(path)) == load(path)
+    for wrong in (None, 3, load("llama-tiny")):
+        with pytest.raises(ValueError, match="by its name or the path of a .toml file, not by"):
+            load(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a list of key.path=value, not the string"):
+        load("llama-tiny", "run.prompt_len=3")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minimodels.kinds import KINDS
 from minimodels.loader import MAX_FILE, load, names, parse
 from tests.config_files import error_of, text_of, written
 
@@ -17,6 +18,14 @@ def test_an_unknown_model_lists_near_names_or_all() -> None:
     assert "did you mean llama2-7b" in error_of("llama-2-7b")
     message = error_of("xyz")
     assert all(name in message for name in names()) and "minibench list" in message and ".toml" in message
+
+
+@pytest.mark.parametrize("name", ("", ".", "..", "/", "-config"))
+def test_what_is_no_name_is_not_answered_with_all_names(name: str, tmp_path: Path) -> None:
+    message = error_of(name)
+    assert "unknown model" in message and "minibench list" in message and ".toml" in message
+    assert sum(known in message for known in names()) == 1
+    assert "unknown base" in error_of(written(tmp_path, f'base = "{name}"'))
 
 
 def test_a_missing_file_a_directory_and_an_odd_name_say_so(tmp_path: Path) -> None:
@@ -78,10 +87,11 @@ def test_a_part_that_is_no_such_section_is_an_error_not_a_crash(tmp_path: Path, 
     ("text", "message"),
     (
         ("", "kind is missing; allowed: autoregressive-image, language-model, latent-diffusion"),
-        ('kind = "languge-model"', "kind is 'languge-model'; allowed: autoregressive-image, language-model, latent-diffusion, latent-video, cascaded-diffusion, cascaded-video, parallel-image, parallel-video, masked-image; did you mean"),
+        ('kind = "languge-model"', f"kind is 'languge-model'; allowed: {', '.join(KINDS)}; did you mean language"),
         ("kind = 3", "kind is 3; allowed"),
         ('base = "llama-tiny"\ntitel = "x"', "unknown key 'titel' in the top level; did you mean title"),
-        ('base = "llama-tiny"\n[language_model]\nvocabulary = 3', "unknown key 'vocabulary' in language_model; did you mean vocab"),
+        ('base = "llama-tiny"\n[language_model]\nvocabulary = 3',
+         "unknown key 'vocabulary' in language_model; did you mean vocab"),
         (
             'base = "llama-tiny"\n[language_model.decoder]\ndimm = 3',
             "unknown key 'dimm' in language_model.decoder; did you mean dim",
@@ -145,12 +155,14 @@ def test_a_wrong_integer_names_its_key_and_what_was_given(path: str, value: str,
         ("language_model.decoder.norm.eps=-1e-5", "norm.eps: input should be greater than 0, not -1e-05"),
         ("language_model.decoder.norm.eps=nan", "norm.eps: input should be a finite number, not nan"),
         ("language_model.decoder.gated=1", "decoder.gated: input should be a valid boolean, not 1"),
-        ("language_model.decoder.activation=swish", "decoder.activation: input should be 'gelu', 'gelu_quick', 'gelu_tanh', 'relu' or 'silu'"),
+        ("language_model.decoder.activation=swish",
+         "decoder.activation: input should be 'gelu', 'gelu_quick', 'gelu_tanh', 'relu' or 'silu'"),
         ("language_model.decoder.norm.kind=rmss", "norm.kind: input should be 'layer' or 'rms', not 'rmss'"),
         ("language_model.decoder.norm=3", "decoder.norm: must be a section, not 3"),
         ("language_model.decoder.position=[1]", "decoder.position: must be a section, not a list"),
         ("language_model.decoder.position={}", "decoder.position.kind is missing"),
-        ("language_model.decoder.position.kind=rotery", "position.kind is 'rotery'; allowed: 'learned', 'learned-axes', 'relative', 'rotary'"),
+        ("language_model.decoder.position.kind=rotery",
+         "position.kind is 'rotery'; allowed: 'learned', 'learned-axes', 'relative', 'rotary'"),
         ('language_model.decoder.position={kind="relative"}', "language_model.decoder.position.buckets is missing"),
         ("title=3", "title: input should be a valid string, not 3"),
     ),
@@ -162,7 +174,8 @@ def test_a_wrong_value_names_its_key_and_what_is_allowed(override: str, message:
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     (
-        ("llama-tiny", ("language_model.decoder.dim=49",), "language_model.decoder: dim 49 is not divisible by num_heads 6"),
+        ("llama-tiny", ("language_model.decoder.dim=49",),
+         "language_model.decoder: dim 49 is not divisible by num_heads 6"),
         ("llama-tiny", ("language_model.decoder.num_kv_heads=4",), "num_heads 6 is not divisible by num_kv_heads 4"),
         ("llama-tiny", ("language_model.decoder.head_dim=7",), "rotary positions need an even head_dim, not 7"),
         ("llama-tiny", ("language_model.decoder.dim=18",), "rotary positions need an even head_dim, not 3"),
@@ -171,8 +184,10 @@ def test_a_wrong_value_names_its_key_and_what_is_allowed(override: str, message:
             ('language_model.decoder.position={kind="relative",buckets=8,max_distance=4}',),
             "max_distance 4 must exceed half the buckets (4)",
         ),
-        ("llama-tiny", ("run.gen_len=23",), "run.prompt_len 7 + run.gen_len 23 = 30 tokens exceed language_model.context_len 29"),
-        ("parti-tiny", ("transformer.image_tokens=24",), "transformer.image_tokens 24 is not detokenizer.grid 5 squared"),
+        ("llama-tiny", ("run.gen_len=23",),
+         "run.prompt_len 7 + run.gen_len 23 = 30 tokens exceed language_model.context_len 29"),
+        ("parti-tiny", ("transformer.image_tokens=24",),
+         "transformer.image_tokens 24 is not detokenizer.grid 5 squared"),
         ("parti-tiny", ("detokenizer.codebook_size=38",), "image_vocab 37 differs from detokenizer.codebook_size 38"),
     ),
 )  # fmt: skip
@@ -195,7 +210,8 @@ def test_several_problems_come_one_a_line_and_five_at_most() -> None:
     ("override", "message"),
     (
         ("language_model.decoder.deph=3", "llama-tiny has no key 'deph' in language_model.decoder; did you mean depth"),
-        ("languagemodel.decoder.depth=3", "llama-tiny has no key 'languagemodel' in the top level; did you mean language_model"),
+        ("languagemodel.decoder.depth=3",
+         "llama-tiny has no key 'languagemodel' in the top level; did you mean language_model"),
         ("language_model.encoder.depth=3", "llama-tiny has no key 'encoder' in language_model; did you mean decoder"),
         ("language_model.decoder.depth.x=3", "language_model.decoder.depth is the value 3, not a section"),
         ("language_model..depth=3", "llama-tiny has no key '' in language_model"),
@@ -228,9 +244,11 @@ def test_parse_names_what_it_parses() -> None:
     (
         ("imagen", "scales=[4]", "imagen: scales: list should have at least 2 items after validation, not 1"),
         ("imagen", "unet.levels=[]", "imagen: unet.levels: list should have at least 1 item after validation, not 0"),
-        ("imagen", "unet.levels.0.channels=513", "imagen: unet: levels.0.channels 513 is not divisible by norm_groups 32"),
+        ("imagen", "unet.levels.0.channels=513",
+         "imagen: unet: levels.0.channels 513 is not divisible by norm_groups 32"),
         ("imagen", "run.image_size=3", "imagen: run.image_size 3 is not divisible by scales 16"),
-        ("imagen", "unet.levels.0.chanels=3", "--set unet.levels.0.chanels: imagen has no key 'chanels' in unet.levels.0; did you mean channels"),
+        ("imagen", "unet.levels.0.chanels=3",
+         "--set unet.levels.0.chanels: imagen has no key 'chanels' in unet.levels.0; did you mean channels"),
     ),
 )  # fmt: skip
 def test_a_message_names_its_key_once_and_what_was_given_once(name: str, override: str, message: str) -> None:
@@ -248,3 +266,54 @@ def test_a_length_of_an_architecture_whose_run_is_no_section_is_an_error(tmp_pat
     path = written(tmp_path, 'kind = "language-model"\nrun = 3\n')
     with pytest.raises(ValueError, match="no such length; its run options are none"):
         load(path, lengths={"steps": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "key", "keys"),
+    (
+        ("imagen", "published", "params=3", "of, params, source"),
+        ("stable-diffusion-1.5", "unet.vector", "pooled_dim=768", "number_dim, numbers, pooled_dim"),
+    ),
+)
+def test_a_key_of_an_absent_section_says_that_the_section_is_set_whole(
+    name: str, section: str, key: str, keys: str
+) -> None:
+    message = error_of(name, f"{section}.{key}")
+    assert f"--set {section}.{key.partition('=')[0]}: {name} has no section {section}; set it whole" in message
+    assert f"--set '{section}={{KEY = VALUE, ...}}'" in message and message.endswith(f"whose keys are {keys}")
+
+
+def test_an_absent_section_set_whole_is_there() -> None:
+    config = load("imagen", ['published={params=3, source="mine"}'])
+    assert config.published is not None and config.published.params == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    (
+        ("sdxl", 'unet.middle.kind="appended"',
+         "unknown key 'depth' in unet.middle; allowed: kind, num_heads, only_text"),
+        ("sdxl", "unet.middle.depht=3", "no key 'depht' in unet.middle; did you mean depth"),
+        ("make-a-video", "decoder.temporal.max_frames=3",
+         "no key 'max_frames' in decoder.temporal; allowed: attention, conv, kernel, kind"),
+        ("stable-diffusion-1.5", "unet.projection.x=3", "unet.projection is the value 'conv', not a section"),
+        ("llama-tiny", "language_model.decoder.head_dim.x=3",
+         "language_model.decoder.head_dim is a value, not a section"),
+    ),
+)  # fmt: skip
+def test_keys_of_sections_of_several_kinds_are_listed(name: str, override: str, message: str) -> None:
+    assert message in error_of(name, override)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    (
+        (10, "run.frames 10 is not 1 and a multiple of decoder.frame_patch 2; nearest are 9 and 11"),
+        (2, "nearest are 1 and 3"),
+        (12, "run.frames 12 exceed 11: 1 and then 2 for each further frame of tokens"),
+        (13, "transformer.axes has 6 and decoder.max_frames is 6"),
+    ),
+)
+def test_frames_that_cannot_be_name_those_that_can(frames: int, message: str) -> None:
+    assert message in error_of("phenaki", f"run.frames={frames}")
+    load("phenaki", ["run.frames=9"])

@@ -180,7 +180,9 @@ def test_the_rule_is_torchs(shape: tuple[int, ...], kind: str) -> None:
     assert channels_last(x) == (torch._prims_common.suggest_memory_format(x) is not torch.contiguous_format)
 
 
-@pytest.mark.parametrize(("laid", "copied"), [((False, False), 0), ((True, True), 0), ((False, True), 840), ((True, False), 648)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("laid", "copied"), [((False, False), 0), ((True, True), 0), ((False, True), 840), ((True, False), 648)]
+)
 def test_a_convolution_counts_copies_into_the_layout_it_runs_in(laid: tuple[bool, bool], copied: int) -> None:
     x, weight = torch.zeros(2, 3, 5, 7, device="meta"), torch.zeros(6, 3, 3, 3, device="meta")
     x, weight = (put_channels_last(y) if last else y for y, last in zip((x, weight), laid, strict=True))

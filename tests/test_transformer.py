@@ -33,7 +33,8 @@ POSITIONS: dict[str, dict[str, Any]] = {
 def stack_config(**changes: Any) -> StackConfig:
     """A decoder stack of toy size with odd numbers."""
     defaults: dict[str, Any] = {
-        "depth": 3, "dim": 30, "num_heads": 3, "num_kv_heads": 3, "ff_dim": 43, "gated": False, "bias": "none", "activation": "relu",
+        "depth": 3, "dim": 30, "num_heads": 3, "num_kv_heads": 3, "ff_dim": 43, "gated": False, "bias": "none",
+        "activation": "relu",
         "scaled": True, "norm": {"kind": "layer", "eps": 1e-6}, "position": POSITIONS["learned"],
     }  # fmt: skip
     return StackConfig.model_validate(defaults | changes)

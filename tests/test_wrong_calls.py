@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from minimodels.autoencoder import KlAutoencoder, VqAutoencoder
 from minimodels.autoencoder_config import KlDecoder, VqDecoder
-from minimodels.loader import load
+from minimodels.loader import load, names
 from minimodels.masked import MaskedTransformer
+from minimodels.pipelines import example_input, generate
 from minimodels.run import build
 from minimodels.transformer import Decoder, TextEncoder
 from minimodels.uvit import UVit
@@ -45,6 +46,9 @@ def refusal(call: Callable[[], object]) -> str:
     [
         ({"vector": None}, "is told vector"), ({"vector": torch.zeros(2, 3)}, "vector is 3 wide"),
         ({"context": None}, "is told context"), ({"context": text(5)}, "context is 5 wide"),
+        ({"vector": 3.0}, "vector must be a tensor (b, "), ({"vector": torch.zeros(2, 1, 3)}, "vector must be (b, "),
+        ({"context": torch.zeros(2, 24)}, "context must be (b, n, "),
+        ({"context": torch.zeros(24)}, "context must be (b, n, "),
         ({"noise_level": 3.0}, "not told noise_level"), ({"image": torch.zeros(2, 4)}, "not told image"),
         ({"x": picture(4, 7)}, "7 x 7: both sides must be multiples of"), ({"x": picture(5)}, "has 5 channels"),
         ({"x": picture(4, 8, 3)}, "x must be (b, c, h, w)"), ({"t": torch.ones(3)}, "each of 2 samples"),
@@ -86,6 +90,31 @@ def test_a_text_encoder_names_its_limits() -> None:
     assert "no projection" in refusal(lambda: encoder.pooled(tokens(1, length)))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (tokens(7), "tokens must be (b, n), not of shape (7,)"), (tokens(1, 2, 3), "not of shape (1, 2, 3)"),
+        (torch.zeros(1, 7), "integers, not float32"), (torch.ones(1, 7, dtype=torch.bool), "integers, not bool"),
+    ],
+)  # fmt: skip
+def test_what_is_no_batch_of_tokens_is_said(given: Tensor, message: str) -> None:
+    clip, parti = network("sdxl-tiny", "second_text_encoder"), network("parti-tiny", "transformer")
+    decoder = network("llama-tiny", "language_model")
+    for call in (clip, clip.pooled, parti.encoder, decoder):
+        assert message in refusal(lambda call=call: call(given))
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name.endswith("-tiny")])
+def test_generate_names_how_many_tokens_it_takes(name: str) -> None:
+    config = load(name)
+    parts, right = build(config, "meta"), example_input(config, 2, "meta")
+    length = right.shape[1]
+    for wrong in (right[:, 1:], right[:, :0], torch.cat([right, right], dim=1)):
+        message = refusal(lambda wrong=wrong: generate(config, parts, wrong))
+        assert f"{name} takes {length} tokens a sample" in message and f"not {wrong.shape[1]}" in message
+    assert "must be (b, n)" in refusal(lambda: generate(config, parts, right[0]))
+
+
 def test_a_decoder_says_when_its_cache_is_full() -> None:
     decoder = cast(Decoder, network("llama-tiny", "language_model"))
     cache = decoder.empty_cache(2, 5)
@@ -112,6 +141,20 @@ def test_a_masked_transformer_names_what_is_wrong() -> None:
     assert "is told low-resolution tokens" in refusal(lambda: upper.context(features))
     assert "is not told low-resolution tokens" in refusal(lambda: lower.context(features, low))
     assert "exceed" in refusal(lambda: lower(tokens(2, 10 * low.shape[1]), lower.context(features)))
+
+
+def test_a_prior_names_what_is_wrong() -> None:
+    prior, part = network("make-a-video-tiny", "prior"), dict(load("make-a-video-tiny").parts())["prior"]
+    width, text_dim = part.embedding_dim, part.text_dim  # type: ignore[attr-defined]
+    right = {"x": torch.zeros(2, width), "t": 3, "context": text(text_dim), "embedding": torch.zeros(2, width)}
+    assert prior(**right).shape == (2, width)
+    for key, wrong, message in (
+        ("x", torch.zeros(2, width + 1), f"x is {width + 1} wide"),
+        ("context", text(text_dim + 1), f"context is {text_dim + 1} wide"),
+        ("context", torch.zeros(2, text_dim), "context must be (b, n, "),
+        ("embedding", None, "is told embedding"),
+    ):
+        assert message in refusal(lambda key=key, wrong=wrong: prior(**right | {key: wrong}))
 
 
 def test_amuseds_transformer_names_what_is_wrong() -> None:

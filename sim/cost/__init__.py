@@ -92,7 +92,7 @@ def _cost(work: Work, dtype: str, call: AttentionCall | None, l2: L2State, devic
 
 
 def _math_cost(work: Work, dtype: str, device: Device) -> Cost:
-    """Unfused attention: two products and a softmax, in float32 at least, and elementwise passes; its longest bounds it."""
+    """Unfused attention: two products and a softmax, in float32 at least, elementwise passes; its longest bounds it."""
     assert work.gemm is not None and work.flops is not None, work
     batch, n, m, d = work.gemm
     wide, size = ("float64", 8) if dtype == "float64" else ("float32", 4)

@@ -7,8 +7,8 @@ pipeline of every tile that walks over more than one tile of keys. Blocks run in
 uneven, and the longest one stands at the end. Where there are few blocks (decoding), the keys are split over the
 device and the parts added up by a second kernel: of all splits the fastest runs.
 
-Our kernels (`triton`) that hold all the keys they attend to, 128 at most, walk over nothing: they take the time of their
-bytes, or of their products padded to powers of two and their exponentials, whichever is longer.
+Our kernels (`triton`) that hold all the keys they attend to, 128 at most, walk over nothing: they take the time of
+their bytes, or of their products padded to powers of two and their exponentials, whichever is longer.
 
 Every term grows with queries, keys and heads. Kernels differ in tiles (`KERNELS`) and constants (device files).
 """

@@ -63,7 +63,7 @@ def streamed(moved: float, share: float, device: Device, l2: L2State) -> float:
 
 
 def kept(moved: float, share: float, device: Device, l2: L2State) -> float:
-    """The part of some bytes still in the L2 cache, of which they have a share: all, or less and less from a size on."""
+    """The part of some bytes still in the L2 cache, of which they have a share: all, or ever less from a size on."""
     if l2 == "cold" or not moved:
         return 0.0
     return min(1.0, max(0.0, 2 - moved / (share * device.datasheet.l2_bytes)))

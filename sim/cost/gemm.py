@@ -25,7 +25,10 @@ from minimodels.sim.cost.base import HALF, ITEMSIZE, OVERLAP, Cost, kept, origin
 from minimodels.sim.device import Device, Family
 
 # Rows and columns of the tiles in use; the thin ones are for few rows. Source: cuBLAS and CUTLASS kernel names.
-TILES = ((16, 64), (16, 128), (32, 64), (32, 128), (64, 64), (64, 128), (64, 256), (128, 64), (128, 128), (128, 256), (256, 128))  # fmt: skip
+TILES = (
+    (16, 64), (16, 128), (32, 64), (32, 128), (64, 64), (64, 128), (64, 256), (128, 64), (128, 128), (128, 256),
+    (256, 128),
+)  # fmt: skip
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)  # thread blocks that share a tile's walk over k
 STEP = 128  # bytes of k per step of the walk: 64 elements of half precision
 PROLOGUE = 256  # bytes of k that filling and draining a tile's pipeline takes as long as; fitted with the split

@@ -25,7 +25,8 @@ SETTINGS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {  # what the stud
     ),
     "Imagen": (("compiled", {"mode": "compiled"}), ("batch 4", {"batch": 4})),
     "StableDiffusion": (
-        ("compiled", {"mode": "compiled"}), ("batch 4", {"batch": 4}), ("Stable Diffusion 2.1", {"config": "stable-diffusion-2.1"}),
+        ("compiled", {"mode": "compiled"}), ("batch 4", {"batch": 4}),
+        ("Stable Diffusion 2.1", {"config": "stable-diffusion-2.1"}),
         ("LDM-1.45B, 256 pixels", {"config": "ldm-1.45b"}),
     ),
     "Muse": (("compiled", {"mode": "compiled"}), ("batch 4", {"batch": 4})),

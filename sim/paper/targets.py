@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from minimodels.sim import plots
+from minimodels.sim import figures
 from minimodels.sim.files import write_whole
 from minimodels.sim.paper import flash, temporal
 from minimodels.sim.paper.result import Result, as_csv, score_row, scoreboard
@@ -53,7 +53,7 @@ def run(names: Sequence[str], study: Study, folder: Path, force: bool = False) -
             continue
         result = TARGETS[name](study)
         for extension in (".png", ".svg"):
-            plots.save(result.figure, folder / f"{name}{extension}")
+            figures.save(result.figure, folder / f"{name}{extension}")
         write_whole(folder / f"{name}.csv", result.table().encode())
         rows = [score_row(score, name, study.device) for score in result.scores]
         known = [row for row in known if row["target"] != name] + rows

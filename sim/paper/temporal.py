@@ -65,7 +65,7 @@ def side_of(op: Op, batch: int) -> int | None:
 
 
 def videos(profile: Profile) -> int:
-    """Videos that the decoder runs at once: two with guidance; frames stand beside them in the batch of spatial calls."""
+    """Videos that the decoder runs at once, two with guidance: the batch of spatial calls over the frames."""
     batches = {
         op.attention.batch for op in profile.ops if op.stage == DECODER and op.attention and role_of(op) == "spatial"
     }
@@ -127,7 +127,7 @@ def fig12(study: Study) -> Result:
 
 def _figure(found: list[Ratio], profile: Profile) -> Any:
     made, (times, curve) = figure(
-        Panel("Temporal against spatial attention, every reading", "spatial over temporal FLOPs", "temporal over spatial time"),
+        Panel("Temporal against spatial attention", "spatial over temporal FLOPs", "temporal over spatial time"),
         Panel("The same by count, over frames", "frames", "spatial over temporal FLOPs of cores"),
         height=3.8,
     )  # fmt: skip
@@ -160,7 +160,8 @@ def _levels(profile: Profile) -> list[tuple[int, int]]:
 
 def _scores(found: list[Ratio], nearest: Ratio, pair: tuple[Profile, Profile]) -> Iterator[Score]:
     near = 0.75 <= nearest.slower / TIMES <= 1.33
-    why = f"nearest of {len(found)} readings; the others are from {min(r.slower for r in found):.2f} to {max(r.slower for r in found):.2f}"
+    least, most = (pick(ratio.slower for ratio in found) for pick in (min, max))
+    why = f"nearest of {len(found)} readings; the others are from {least:.2f} to {most:.2f}"
     for number in ("int-12", "s6a-01"):
         yield Score(number, f"{nearest.slower:.2f}x", near, str(nearest), nearest.slower - TIMES, why)
     few = 0.75 <= nearest.fewer / FEWER <= 1.33

@@ -1,7 +1,7 @@
 """What a kernel's plan becomes on four GPUs that need not be there: registers, spills, tensor cores, access widths.
 
-Every kernel module has `plan`, which reads shapes alone, and the target where its tiles depend on it, so plans of `meta`
-tensors are compiled as they would be launched. From the binaries: registers and stack (cuobjdump), shared memory
+Every kernel module has `plan`, which reads shapes alone, and the target where its tiles depend on it, so plans of
+`meta` tensors are compiled as they would be launched. From the binaries: registers and stack (cuobjdump), shared memory
 (Triton), the number of tensor-core instructions and the widest access to global memory (the disassembly).
 """
 
@@ -56,7 +56,12 @@ def facts(launch: Launch, target: str) -> Facts:
         )
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found is not None, usage
-    widths = [WIDTHS.get(kind or "", 32) for kind in re.findall(r"\b(?:LDG|STG|LDGSTS)\.E(?:\.BYPASS|\.LTC128B|\.CONSTANT)*(?:\.(U8|S8|U16|S16|64|128))?", code)]  # fmt: skip
+    widths = [
+        WIDTHS.get(kind or "", 32)
+        for kind in re.findall(
+            r"\b(?:LDG|STG|LDGSTS)\.E(?:\.BYPASS|\.LTC128B|\.CONSTANT)*(?:\.(U8|S8|U16|S16|64|128))?", code
+        )
+    ]
     if re.search(r"\bUTMALDG|\bUTMASTG", code):
         widths.append(128)
     spills = len(re.findall(r"\b(?:STL|LDL)\b", code))

@@ -105,16 +105,19 @@ def test_more_rows_than_32_bits_number_are_left_to_torch() -> None:
 def test_a_tile_is_the_largest_that_a_target_and_the_channels_fill(
     target: str, channels: int, tile: tuple[int, int]
 ) -> None:
-    x, weight = (last(*shape, dtype=torch.bfloat16, device="meta") for shape in ((2, channels, 16, 64, 64), (channels, channels, 3, 1, 1)))  # fmt: skip
+    shapes = ((2, channels, 16, 64, 64), (channels, channels, 3, 1, 1))
+    x, weight = (last(*shape, dtype=torch.bfloat16, device="meta") for shape in shapes)
     with attention_backend("sdpa", target):
         _, (launch,) = temporal_conv.plan(x, weight, None, None, None)
-        _, (small,) = temporal_conv.plan(x[:, :, :, :4, :4].contiguous(memory_format=torch.channels_last_3d), weight, None, None, None)  # fmt: skip
+        corner = x[:, :, :, :4, :4].contiguous(memory_format=torch.channels_last_3d)
+        _, (small,) = temporal_conv.plan(corner, weight, None, None, None)
     assert (launch.constants["M"], launch.constants["N"]) == tile
     assert (small.constants["M"], small.constants["N"]) == (64, 64)
 
 
 def test_by_default_entrances_run_torchs_operators_in_the_models_order() -> None:
-    conv, frames, x, video = filled(nn.Conv2d(6, 6, 3, padding=1)), filled(FrameConv(6, 3)), last(2, 6, 4, 4), last(1, 6, 3, 4, 4)  # fmt: skip
+    conv, frames = filled(nn.Conv2d(6, 6, 3, padding=1)), filled(FrameConv(6, 3))
+    x, video = last(2, 6, 4, 4), last(1, 6, 3, 4, 4)
     point = filled(PointConv(6, 6))
     pairs: list[tuple[Callable[[], object], Callable[[], object]]] = [
         (lambda: fused.convolve(x, conv, Residual(x), 2.0), lambda: (x + nn.Conv2d.forward(conv, x)) / 2.0),

@@ -1,7 +1,8 @@
 """Speed and peak memory of our UNets beside those of diffusers, eager float32 on a CPU: `make bench-peers`.
 
-Both run the same config on the same input, turn about, so that a slow minute slows both; the median of the ratios
-of neighbours is printed. Peak memory is what torch's allocator holds at most during one forward, weights left out.
+Both run the same config on the same input, turn about and each first in every other pair: a slow minute slows both, and
+what the first leaves to the second evens out. The median of the ratios of neighbours is printed. Peak memory is what
+torch's allocator holds at most during one forward, weights left out.
 """
 
 from __future__ import annotations
@@ -62,6 +63,18 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def turn_about(ours: Callable[[], object], theirs: Callable[[], object]) -> list[tuple[float, float]]:
+    """Seconds of ours and theirs, pair by pair, each being first in every other pair."""
+    pairs = []
+    for index in range(PAIRS):
+        if index % 2:
+            other, own = seconds(theirs), seconds(ours)
+        else:
+            own, other = seconds(ours), seconds(theirs)
+        pairs.append((own, other))
+    return pairs
+
+
 def peak_bytes(run: Callable[[], object]) -> int:
     """The most that one run allocates at any time."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
@@ -101,7 +114,7 @@ def compare(title: str) -> bool:
 
     with torch.inference_mode():
         torch.testing.assert_close(run(ours)(), run(theirs)(), rtol=0, atol=1e-3)  # and both are warm
-        pairs = [(seconds(run(ours)), seconds(run(theirs))) for _ in range(PAIRS)]
+        pairs = turn_about(run(ours), run(theirs))
         memory = peak_bytes(run(ours)) / peak_bytes(run(theirs))
     ratio = median(own / other for own, other in pairs)
     own, other = (median(times) for times in zip(*pairs, strict=True))

@@ -21,7 +21,8 @@ def clip(kind: str, dim: int, projection_dim: int = 17) -> Any:
 def unet(**more: Any) -> Any:
     return diffusers.UNet2DConditionModel(
         sample_size=6, block_out_channels=(12, 24), norm_num_groups=4, attention_head_dim=3,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **more,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **more,
     )  # fmt: skip
 
 
@@ -36,7 +37,8 @@ def stable_diffusion() -> Any:
     return diffusers.StableDiffusionPipeline(
         text_encoder=clip("CLIPTextModel", 22), unet=unet(cross_attention_dim=22), vae=autoencoder(), tokenizer=None,
         scheduler=diffusers.PNDMScheduler(
-            beta_schedule="scaled_linear", beta_start=0.0009, beta_end=0.013, prediction_type="v_prediction", steps_offset=1,
+            beta_schedule="scaled_linear", beta_start=0.0009, beta_end=0.013, prediction_type="v_prediction",
+            steps_offset=1,
         ),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip

@@ -88,7 +88,8 @@ def test_the_published_autoencoder_of_diffusers_is_our_config_of_its_decoder(nam
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("in_channels", 4), ("act_fn", "gelu"), ("latents_mean", [0.1] * 4), ("down_block_types", ["AttnDownEncoderBlock2D"]),
+    [("in_channels", 4), ("act_fn", "gelu"), ("latents_mean", [0.1] * 4),
+     ("down_block_types", ["AttnDownEncoderBlock2D"]),
      ("use_post_quant_conv", False), ("norm_num_groups", -4), ("scaling_factor", 0), ("latent_channels", "4")],
 )  # fmt: skip
 def test_a_setting_that_our_autoencoder_lacks_is_refused_by_name(setting: str, value: Any) -> None:

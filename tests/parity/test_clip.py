@@ -36,7 +36,8 @@ EVERY_SIZE = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 
 def theirs(kind: str, sizes: dict[str, Any], dtype: torch.dtype, **changes: Any) -> Any:
     config = transformers.CLIPTextConfig(
-        vocab_size=VOCAB, max_position_embeddings=LENGTH + 2, projection_dim=17, bos_token_id=1, attn_implementation="sdpa",
+        vocab_size=VOCAB, max_position_embeddings=LENGTH + 2, projection_dim=17, bos_token_id=1,
+        attn_implementation="sdpa",
         **{"eos_token_id": END} | sizes | changes,
     )  # fmt: skip
     return randomise(getattr(transformers, kind)(config)).to(dtype)

@@ -221,7 +221,8 @@ def test_every_config_of_ours_survives_being_written(name: str, tmp_path: Path) 
 
 def test_strings_that_toml_could_trip_over_survive_being_written() -> None:
     table = {
-        "text": 'quotes " and \\ and \n and \t and \x7f and \x00 and é and 🙂', "a key": {"of spaces": [1.5, -2, 1e-300]},
+        "text": 'quotes " and \\ and \n and \t and \x7f and \x00 and é and 🙂',
+        "a key": {"of spaces": [1.5, -2, 1e-300]},
         "empty": {}, "list": [], "yes": True, "rows": [{"a": 1}, {"a": 2, "deep": {"b": "c" * 100}}],
     }  # fmt: skip
     assert tomllib.loads(dumps(table, {"": "two\nlines", "text": "a\nb", "a key": "\x00"})) == table

@@ -125,9 +125,21 @@ def shown(toml: Path, section: str) -> int:
 def test_a_network_that_does_not_fit_the_base_is_one_message_and_leaves_no_file(tmp_path: Path) -> None:
     unet(77).save_pretrained(tmp_path / "saved")
     toml = tmp_path / "mine.toml"
-    for base, message in (("sdxl", "width 77"), ("llama2-7b", "unknown key 'unet'"), ("sdlx", "did you mean sdxl")):
+    for base, message in (("sdxl", "width 77"), ("llama2-7b", "has no [unet]"), ("sdlx", "did you mean sdxl")):
         result = run("import", tmp_path / "saved", "--base", base, "--out", toml)
         assert result.exit_code == 2 and message in result.stderr and not toml.exists()
+
+
+def test_a_base_without_such_a_section_names_those_that_have_one(tmp_path: Path) -> None:
+    unet(77).save_pretrained(tmp_path / "unet")
+    diffusers.AutoencoderKL(block_out_channels=(32,)).save_pretrained(tmp_path / "vae")
+    found = run("import", tmp_path / "unet", "--base", "parti-3b").stderr
+    assert "is a unet, a [unet] of an architecture, but --base parti-3b has no [unet]; bases with one: " in found
+    assert "stable-diffusion-1.5" in found and "tiny" not in found and "phenaki" not in found
+    found = run("import", tmp_path / "vae", "--base", "muse-3b").stderr
+    assert "--base muse-3b has a [decoder] that is a vq-decoder; bases with one: " in found and "sdxl" in found
+    sizes = run("import", tmp_path / "unet", "--base", "sdxl-config").stderr
+    assert f"{tmp_path / 'unet'} as [unet] of sdxl-config: the UNet reads text of width 77" in sizes
 
 
 def test_what_is_whole_by_itself_takes_no_base(tmp_path: Path) -> None:

@@ -108,9 +108,10 @@ def test_every_weight_read_counts(tmp_path: Path) -> None:
     ("name", "sizes"),
     [
         ("llama2-7b", {}),
-        ("llama2-13b", {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}),
-        ("llama2-70b", {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
-                        "num_key_value_heads": 8}),
+        ("llama2-13b", {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40,
+                        "num_attention_heads": 40}),
+        ("llama2-70b", {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
+                        "num_attention_heads": 64, "num_key_value_heads": 8}),
     ],
 )  # fmt: skip
 def test_a_published_llama_of_transformers_is_our_config_of_it(name: str, sizes: dict[str, int]) -> None:

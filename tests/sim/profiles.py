@@ -44,8 +44,8 @@ def _image_ops() -> tuple[Op, ...]:
            bound="tensor", **inside),
         op("text_encoder", "Attention", "aten::_softmax", attention=text, device_seconds=1e-3, bound="exp", **inside),
         # 2 layers x 7 steps of a 6 x 6 projection, 72 bytes of weights
-        op("decode", "Linear", "aten::linear", shapes=((2, 1, 6), (6, 6)), weight=14.0, steps=7, flops=144, bytes_read=96,
-           bytes_written=24, device_seconds=2e-3, gap_seconds=0.5e-3, **inside),
+        op("decode", "Linear", "aten::linear", shapes=((2, 1, 6), (6, 6)), weight=14.0, steps=7, flops=144,
+           bytes_read=96, bytes_written=24, device_seconds=2e-3, gap_seconds=0.5e-3, **inside),
         op("decode", "Attention", "flash", weight=8.0, steps=7, flops=48, attention=attended(2), **inside),
         # 7 steps of the output layer, 11 x 6, 132 bytes of weights
         op("decode", "Linear", "aten::linear", scope="logits", shapes=((2, 1, 6), (11, 6)), weight=7.0, steps=7,
@@ -88,8 +88,8 @@ def language(**changes: Any) -> Profile:
     ops = (
         op("prefill", "Linear", "aten::linear", shapes=((3, 5, 6), (6, 6)), flops=1080, device_seconds=8e-3,
            bound="tensor"),
-        op("decode", "Linear", "aten::linear", shapes=((3, 1, 6), (6, 6)), weight=7.0, steps=7, flops=216, bytes_read=108,
-           bytes_written=36, device_seconds=2e-3, gap_seconds=0.5e-3, bound="memory"),
+        op("decode", "Linear", "aten::linear", shapes=((3, 1, 6), (6, 6)), weight=7.0, steps=7, flops=216,
+           bytes_read=108, bytes_written=36, device_seconds=2e-3, gap_seconds=0.5e-3, bound="memory"),
         op("decode", "Other", "aten::topk", weight=7.0, steps=7, flops=None, device_seconds=0.5e-3, bound="launch"),
     )  # fmt: skip
     return Profile.model_validate({

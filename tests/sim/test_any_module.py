@@ -96,7 +96,12 @@ def test_attention_of_others_runs_on_the_backend_of_the_run() -> None:
     }  # fmt: skip
     assert calls["baseline"] and {call[3] for call in calls["baseline"]} == {"baseline"}
     assert [call[:3] for call in calls["baseline"]] == [call[:3] for call in calls["efficient"]]
-    assert {call[:3] for call in calls["efficient"]} == {("self", 64, 64), ("cross", 64, 7), ("self", 16, 16), ("cross", 16, 7)}  # fmt: skip
+    assert {call[:3] for call in calls["efficient"]} == {
+        ("self", 64, 64),
+        ("cross", 64, 7),
+        ("self", 16, 16),
+        ("cross", 16, 7),
+    }
 
 
 def test_submodules_are_scopes_and_attention_blocks_are_modules() -> None:
@@ -153,7 +158,7 @@ class Branches(nn.Module):
 @pytest.mark.parametrize(
     ("model", "inputs", "options", "message"),
     (
-        ("parti-3b", (), {"device": "h200"}, "put a function into the forward of a module"),
+        ("parti-3b", (), {"device": "h200"}, "load it first"),
         (lambda x: x, (torch.ones(2),), {"device": "h200"}, "put a function into the forward of a module"),
         (Branches(), (torch.ones(2),), {"device": "h200"}, "must not depend on the values of tensors"),
         (ConvNet(), (torch.ones(1, 3, 9, 9),), {"device": "h2OO"}, "did you mean"),

@@ -22,7 +22,9 @@ def room(device: str) -> int:
     return load(device).datasheet.memory_bytes - RESERVE
 
 
-@pytest.mark.parametrize(("name", "axis"), (("stable-diffusion-1.5", "image_size"), ("llama2-7b", "batch"), ("animatediff", "frames")))  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "axis"), (("stable-diffusion-1.5", "image_size"), ("llama2-7b", "batch"), ("animatediff", "frames"))
+)
 def test_the_largest_that_fits_fits_and_the_next_does_not(name: str, axis: str) -> None:
     def configure(more: Mapping[str, int]) -> Config:
         return loader.load(name, lengths=more)

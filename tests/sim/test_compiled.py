@@ -149,8 +149,9 @@ def check(profile: Profile, name: str) -> None:
     assert Profile.from_json(profile.to_json()) == profile
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in TINY if name != "llama-tiny"),
-                                  "llama-tiny"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", [name if name == "llama-tiny" else pytest.param(name, marks=pytest.mark.slow) for name in TINY]
+)
 def test_a_compiled_run_times_kernels_and_keeps_the_flops_of_the_walk(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,10 @@ def test_float32_convolutions_are_held_against_the_peak_of_tf32() -> None:
 
 
 def test_utilisation_counts_what_the_model_asks_for_whatever_the_kernel_does() -> None:
-    asked = [sum(one.weight * float(model_flops(one)) for one in prompt("a100-80gb", name).ops) for name in ("sdpa", "baseline")]  # fmt: skip
+    asked = [
+        sum(one.weight * float(model_flops(one)) for one in prompt("a100-80gb", name).ops)
+        for name in ("sdpa", "baseline")
+    ]
     computed = [views.totals(prompt("a100-80gb", name).ops).executed_flops for name in ("sdpa", "baseline")]
     assert asked[0] == asked[1] == computed[0] < computed[1]
     assert views.totals(prompt("a100-80gb", "sdpa").ops).flops == computed[1]

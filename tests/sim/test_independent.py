@@ -93,7 +93,7 @@ def gemms_of_math_attention(op: Operator) -> list[Gemm]:
 
 
 def copies_of_math_attention(op: Operator, causal: bool) -> list[int]:
-    """There, a q whose heads do not view as one dimension with the batch is copied; a causal mask is cut out of ones."""
+    """There, a q whose heads do not view as one dimension with the batch is copied; a causal mask is cut from ones."""
     (b, heads, n, _), (outer, inner, *_) = op.shapes[0], op.strides[0]
     joins = b == 1 or heads == 1 or outer == heads * inner
     mask = [n * op.shapes[1][-2]] if causal else []

@@ -116,7 +116,8 @@ def test_a_fit_to_a_gpu_of_known_constants_finds_them_again() -> None:
     kernels = start.constants.attention
     flash = kernels["flash"].model_copy(update={"efficiency": 0.5, "floor": 12e-6})
     changed = {"gemm_efficiency": 0.7, "gemm_bandwidth": 0.6, "memory_bandwidth": 0.7, "memory_floor": 3e-6,
-               "norm_bandwidth": 0.5, "softmax_bandwidth": 0.4, "conv_efficiency": 0.55, "attention": kernels | {"flash": flash}}  # fmt: skip
+               "norm_bandwidth": 0.5, "softmax_bandwidth": 0.4, "conv_efficiency": 0.55,
+               "attention": kernels | {"flash": flash}}  # fmt: skip
     truth = start.model_copy(update={"constants": start.constants.model_copy(update=changed)})
     fitted, done = calibrate(_table(truth), start)
     assert {part.family for part in done} >= {"gemm", "conv", "norm", "softmax", "elementwise", "attention, flash"}

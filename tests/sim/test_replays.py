@@ -89,7 +89,10 @@ def test_gaps_lie_between_the_kernels_of_replays_in_a_row() -> None:
     [
         (IN_REPLAY[:-1], "a replay has 5 kernels, of 6 at capture; those it has agree"),
         ((*IN_REPLAY, ADD), "a replay has 7 kernels, of 6 at capture"),
-        ((*IN_REPLAY[:3], *IN_REPLAY[4:]), "kernel 3 of a replay is Memcpy DtoD.*at capture scaled_dot.* launched .*splitkv"),
+        (
+            (*IN_REPLAY[:3], *IN_REPLAY[4:]),
+            "kernel 3 of a replay is Memcpy DtoD.*at capture scaled_dot.* launched .*splitkv",
+        ),
         ((ADD, *IN_REPLAY[1:]), r"kernel 0 of a replay is void at::native::.*\.\.\., at capture linear launched sm90"),
         (("Memset (Device)", *IN_REPLAY), "kernel 0 of a replay is Memset"),
         ((), "a replay has 0 kernels"),

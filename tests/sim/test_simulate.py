@@ -178,7 +178,9 @@ def test_stages_say_how_often_their_loop_iterates(name: str, steps: dict[str, in
 def test_every_step_and_a_few_read_the_same_weights_as_often(name: str) -> None:
     few, every = (profile(name, full=full) for full in (False, True))
     for stage in few.stages:
-        found = [sentences.weight_passes(p, stage.name, kind) for p in (few, every) for kind in ("Linear", "Convolution")]  # fmt: skip
+        found = [
+            sentences.weight_passes(p, stage.name, kind) for p in (few, every) for kind in ("Linear", "Convolution")
+        ]
         assert found[:2] == found[2:]
         assert (found[0] is not None) == (stage.steps is not None)
 

@@ -250,7 +250,11 @@ def test_the_suite_is_listed_by_family_then_size_in_one_line_per_model_at_100_co
 def test_the_first_column_of_a_large_model_is_neither_cut_nor_wrapped(name: str, width: int) -> None:
     profile = simulate(loader.load(name), Run(device="h100-sxm"))
     record, trees = inventory.parts(loader.load(name))
-    shown = [*(tables.profile_summary(profile, by) for by in ("stage", "category", "module")), tables.compare([profile, profile]), listings.model(record, trees, 9)]  # fmt: skip
+    shown = [
+        *(tables.profile_summary(profile, by) for by in ("stage", "category", "module")),
+        tables.compare([profile, profile]),
+        listings.model(record, trees, 9),
+    ]
     names = {stage.name for stage in profile.stages}, views.by_category(profile), views.by_module(profile)
     for text, column in zip(
         (written(one, width) for one in shown), (*names, names[0], [p["name"] for p in record["parts"]]), strict=True

@@ -8,14 +8,23 @@ from fractions import Fraction
 
 import pytest
 
+from minimodels.loader import load
+from minimodels.run import Run
 from minimodels.sim import device, sentences, units, views
 from minimodels.sim.profile import Memory, Profile
+from minimodels.sim.simulate import simulate
 from tests.sim.profiles import attended, image, language, on, op
 
 
 def with_ops(profile: Profile, **changes: object) -> Profile:
     """`profile` with every operator changed."""
     return profile.model_copy(update={"ops": tuple(o.model_copy(update=changes) for o in profile.ops)})
+
+
+def test_a_profile_that_contradicts_itself_is_refused_in_our_words() -> None:
+    broken = image().model_copy(update={"calls": (999,)}).to_json()
+    with pytest.raises(ValueError, match="^mine is not a minimodels profile: a call points outside the list of ops$"):
+        Profile.from_json(broken, "mine")
 
 
 def test_stages_sum_their_executions() -> None:
@@ -195,11 +204,19 @@ def test_sentences_name_the_waiting() -> None:
         ("launch", "launch-bound: 21 kernels of 2.67 ms."),
         ("host", "host-bound: 21 kernels of 2.67 ms, most of it spent waiting for the host."),
         ("l2", "bound by the L2 cache: 276 B of weights are read 7 times."),
-        ("waves", "too small to fill the device: 3.86 kFLOP at 69.0 kFLOP/s, 3.4 % of the peak."),
+        ("waves", "in too few blocks to fill the device: 3.86 kFLOP at 69.0 kFLOP/s, 3.4 % of the peak."),
     ],
 )
 def test_sentences_give_the_reason_of_each_bound(bound: str, reason: str) -> None:
     assert sentences.sentences(with_ops(image(), bound=bound))[0].endswith(reason)
+
+
+def test_sentences_of_what_computes_nothing_give_what_it_moves() -> None:
+    idle = with_ops(image(), bound="waves", flops=0)
+    few = "Linear in the decode stage, in too few blocks to fill the device: 3.08 kB are moved at 55.0 kB/s"
+    assert sentences.sentences(idle)[0].endswith(f"{few}, 5.5 % of the bandwidth.")
+    assert sentences.sentences(on(idle, bandwidth=None))[0].endswith(f"{few}.")
+    assert " 0 FLOP" not in " ".join(sentences.sentences(simulate(load("imagen"), Run())))
 
 
 def test_sentences_without_a_bound_judge_by_the_intensity() -> None:

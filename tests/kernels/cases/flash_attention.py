@@ -24,7 +24,9 @@ SMALL = {
     "one query, causal": {"b": 1, "p": 2, "heads": 2, "n": 1, "m": 37, "d": 32, "causal": True},
     "40 features, two blocks": {"b": 1, "p": 2, "heads": 2, "n": 130, "m": 33, "d": 40},
     "80 features, causal, fewer queries": {"b": 1, "p": 1, "heads": 2, "n": 70, "m": 150, "d": 80, "causal": True},
-    "160 features, grouped keys, bias": {"b": 2, "p": 1, "heads": 4, "kv_heads": 2, "n": 17, "m": 77, "d": 160, "bias": (1, 4, 17, 77)},
+    "160 features, grouped keys, bias": {
+        "b": 2, "p": 1, "heads": 4, "kv_heads": 2, "n": 17, "m": 77, "d": 160, "bias": (1, 4, 17, 77),
+    },
     "192 features": {"b": 1, "p": 1, "heads": 1, "n": 5, "m": 20, "d": 192},
     "72 features, keys of whole tiles, causal": {"b": 1, "p": 1, "heads": 1, "n": 64, "d": 72, "causal": True},
     "bias of positions, causal": {"b": 1, "p": 2, "heads": 2, "n": 140, "d": 32, "bias": (140, 140), "causal": True},

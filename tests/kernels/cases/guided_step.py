@@ -16,7 +16,7 @@ def arguments(
     *shape: int, scale: float | None = 7.5, noise: bool = False, channels: int | None = None, last: str = "",
     dtype: torch.dtype = torch.bfloat16, device: str = "cpu",
 ) -> tuple[Any, ...]:  # fmt: skip
-    """x of `shape`; channels: of the prediction, whose first are taken; last: "x", "predicted" or both, channels last."""
+    """x of `shape`; channels: of the prediction, the first taken; last: "x", "predicted" or both, channels last."""
 
     def draw(batch: int, count: int, name: str) -> Tensor:
         made = torch.randn((batch, count, *shape[2:]), dtype=torch.float32, device=device).to(dtype)

@@ -39,12 +39,15 @@ SMALL = {
     "40 features, causal": {"b": 1, "p": 6, "heads": 2, "n": 16, "d": 40, "causal": True},
     "80 features, bias": {"b": 1, "p": 3, "heads": 2, "n": 9, "d": 80, "bias": (2, 9, 9)},
     "160 features, rotary": {"b": 1, "p": 2, "heads": 2, "n": 5, "d": 160, "rotary": True},
-    "rotary, causal, fewer queries": {"b": 2, "p": 3, "heads": 2, "n": 3, "m": 11, "d": 20, "rotary": True, "causal": True},
-    "bias of every position, causal": {"b": 2, "p": 3, "heads": 2, "n": 6, "d": 32, "bias": (2, 3, 2, 6, 6), "causal": True},
+    "rotary, causal, fewer queries": {"b": 2, "p": 3, "heads": 2, "n": 3, "m": 11, "d": 20, "rotary": True,
+        "causal": True},
+    "bias of every position, causal": {"b": 2, "p": 3, "heads": 2, "n": 6, "d": 32, "bias": (2, 3, 2, 6, 6),
+        "causal": True},
     "grouped keys": {"b": 1, "p": 3, "heads": 6, "kv_heads": 2, "n": 5, "d": 16},
     "33 frames": {"b": 1, "p": 2, "heads": 2, "n": 33, "d": 32, "causal": True},
     "76 frames": {"b": 1, "p": 2, "heads": 1, "n": 76, "d": 64, "bias": (1, 76, 76)},
-    "128 keys, 100 queries, rotary": {"b": 1, "p": 1, "heads": 2, "n": 100, "m": 128, "d": 48, "rotary": True, "causal": True},
+    "128 keys, 100 queries, rotary": {"b": 1, "p": 1, "heads": 2, "n": 100, "m": 128, "d": 48, "rotary": True,
+        "causal": True},
 }  # fmt: skip
 LARGE = {
     "16 frames, 64": arguments(2, 4096, 8, 16, 64, device="meta"),
