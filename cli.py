@@ -151,17 +151,17 @@ def profile(
     for path in outputs:
         files.check_writable(path)
     if picture:
-        from minimodels.sim import plots
+        from minimodels.sim import figures
 
-        plots.check_extension(picture)
+        figures.check_extension(picture)
     lengths = {key: options.pop(key) for key in LENGTHS}
     result = _profile(loader.load(name, overrides, lengths), options)
     if out:
         result.save(out)
     if picture:
-        from minimodels.sim import plots
+        from minimodels.sim import figures, plots
 
-        plots.save(plots.breakdown([result]), picture)
+        figures.save(plots.breakdown([result]), picture)
     if as_json:
         click.echo(result.to_json())
     else:
@@ -180,19 +180,19 @@ def memory(name: str, overrides: tuple[str, ...], picture: Path | None, as_json:
     from minimodels.sim.progress import bar
 
     if picture:
-        from minimodels.sim import plots
+        from minimodels.sim import figures
 
         files.check_writable(picture)
-        plots.check_extension(picture)
+        figures.check_extension(picture)
     lengths = {key: options.pop(key) for key in LENGTHS}
     config = loader.load(name, overrides, lengths)
     result = _simulated(config, options)
     with bar(config.title) as progress:
         limits = capacity.limits(lambda more: loader.load(name, overrides, {**lengths, **more}), result, progress)
     if picture:
-        from minimodels.sim import plots
+        from minimodels.sim import figures, plots
 
-        plots.save(plots.memory([result]), picture)
+        figures.save(plots.memory([result]), picture)
     printed(memory_table.as_json(result, limits) if as_json else memory_table.report(result, limits))
 
 
@@ -214,15 +214,15 @@ def compare(files: tuple[Path, ...]) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.png, .svg or .pdf.")
 def plot(kind: str, files: tuple[Path, ...], out: Path) -> None:
     """Draw KIND (breakdown, stages, roofline, memory or seqlen) of profiles FILES."""
-    from minimodels.sim import plots
+    from minimodels.sim import figures, plots
     from minimodels.sim.files import check_distinct
     from minimodels.sim.profile import Profile
 
-    plots.check_extension(out)
+    figures.check_extension(out)
     check_distinct([out], files)
     if kind not in plots.KINDS:
         raise ValueError(f"unknown plot {kind!r}; allowed: {', '.join(plots.KINDS)}")
-    plots.save(plots.KINDS[kind]([Profile.load(path) for path in files]), out)
+    figures.save(plots.KINDS[kind]([Profile.load(path) for path in files]), out)
 
 
 @main.command()

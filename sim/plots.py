@@ -7,16 +7,14 @@ says so. matplotlib is imported when a plot is made, not before.
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import textwrap
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minimodels.sim import units, views
-from minimodels.sim.files import write_whole
+from minimodels.sim.figures import WIDTH, legend, name_panel, new_figure, patch, plain, title_of
 from minimodels.sim.flops import executed_flops
 from minimodels.sim.profile import CATEGORIES, DeviceRecord, Profile
 from minimodels.sim.views import AttentionCall, Totals
@@ -25,73 +23,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EXTENSIONS = (".png", ".svg", ".pdf")
 HATCH = {"simulated": "//", "measured": ""}
 ROLES = {"self": "#0072B2", "cross": "#D55E00", "spatial": "#009E73", "temporal": "#CC79A7", "joint": "#E69F00"}
 STAGE_HATCHES = ("", "//", "..", "\\\\", "xx", "--")
 STAGE_EDGE = "#404040"
-WIDTH = 72  # characters of a line that a figure has room for
 FAR_APART = 20  # ratio of the longest to the shortest time from which on bars are shares
 MARKERS = "os^Dvp*Xh<>"
 RAMP = 256  # points of a line on a logarithmic axis
 MANY = 5000  # points from which on a vector picture holds them as pixels
-
-
-def _plain(text: str) -> str:
-    """`text` as it is drawn: on one line, and its dollars are not the borders of formulas."""
-    return units.printable(text).replace("$", r"\$")
-
-
-def check_extension(path: Path) -> None:
-    """Say now, before any work, whether a plot can be written as `path`.
-
-    Raises:
-        ValueError: the extension is none of a known picture format.
-    """
-    if Path(path).suffix.lower() not in EXTENSIONS:
-        raise ValueError(f"cannot write a plot as {Path(path).name!r}: the name must end in {', '.join(EXTENSIONS)}")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write `figure` to `path` whole or not at all; the same figure gives the same bytes.
-
-    Raises:
-        ValueError: the extension is unknown, or the file cannot be written.
-    """
-    import matplotlib
-
-    check_extension(path)
-    kind = Path(path).suffix.lower().removeprefix(".")
-    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    data = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "minimodels"}):
-        figure.savefig(data, format=kind, dpi=160, metadata=dates)
-    write_whole(path, data.getvalue())
-
-
-def _figure(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure 8 inches wide with `rows` panels under each other."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, height), layout="constrained")
-    panels = figure.subplots(rows, 1, squeeze=False)[:, 0].tolist()
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
-
-
-def _legend(figure: Figure, handles: Sequence[Any], columns: int = 5) -> None:
-    """A legend under the panels, its texts wrapped to their share of the width; their further lines add height."""
-    texts = [textwrap.fill(handle.get_label(), WIDTH // columns) for handle in handles]
-    figure.set_figheight(figure.get_figheight() + 0.2 * sum(text.count("\n") for text in texts))
-    look: dict[str, Any] = {"ncols": min(columns, len(handles)), "frameon": False}
-    figure.legend(handles=handles, labels=texts, loc="outside lower center", **look)
-
-
-def _patch(name: str, colour: str, hatch: str = "", edge: str = "white") -> Any:
-    from matplotlib.patches import Patch
-
-    return Patch(facecolor=colour, edgecolor=edge, hatch=hatch, label=name)
 
 
 def _stage_looks(profile: Profile) -> dict[str, tuple[str, str]]:
@@ -123,19 +62,6 @@ def _stack(axes: Axes, y: float, parts: dict[str, Totals], source: str, factor: 
     axes.annotate(text, (left / factor, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
 
 
-def _title(what: str, profiles: Sequence[Profile]) -> str:
-    """`what`, and the source and the device where all profiles share them."""
-    sources = {profile.source for profile in profiles}
-    places = {_plain(profile.device.title) for profile in profiles}
-    shared = [*(sources if len(sources) == 1 else ()), *(f"on {place}" for place in places if len(places) == 1)]
-    return textwrap.fill(f"{what}, {' '.join(shared)}" if shared else what, WIDTH)
-
-
-def _name(axes: Axes, text: str) -> None:
-    """`text`, a profile's name, above its panel."""
-    axes.set_title(textwrap.fill(text, WIDTH), fontsize=10, fontweight="bold", loc="left")
-
-
 def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dict[str, Totals]]]) -> Figure:
     """Under the name of each profile, a stacked bar for each part of its group.
 
@@ -149,10 +75,10 @@ def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dic
     longest = max((max(row) / factor for row, factor in zip(lengths, factors, strict=True)), default=0.0) or 1.0
     names = [
         textwrap.wrap(name + _untimed(p), WIDTH)
-        for p, name in zip(profiles, map(_plain, units.labels(profiles)), strict=True)
+        for p, name in zip(profiles, map(plain, units.labels(profiles)), strict=True)
     ]
     more = [0.6 * (len(lines) - 1) for lines in names]  # room for each further line of a name, in bars
-    figure, (axes,) = _figure(1.3 + 0.4 * (sum(map(len, lengths)) + len(profiles) + sum(more)))
+    figure, (axes,) = new_figure(1.3 + 0.4 * (sum(map(len, lengths)) + len(profiles) + sum(more)))
     ticks: dict[float, str] = {}
     y = more[0]
     for profile, lines, bars, factor, gap in zip(profiles, names, groups, factors, [*more[1:], 0.0], strict=True):
@@ -160,17 +86,17 @@ def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dic
         text.set_in_layout(False)
         for bar, parts in bars.items():
             _stack(axes, y, parts, profile.source, factor, longest * factor / 12)
-            ticks[y] = _plain(bar.replace("_", " "))
+            ticks[y] = plain(bar.replace("_", " "))
             y += 1
         y += 0.9 + gap
     axes.set_yticks(list(ticks), list(ticks.values()))
     label = "share of the time of each profile (%)" if shares else f"time ({prefix}s)"
     axes.set(ylim=(y - 1.3, -1.1), xlim=(0, 1.15 * longest), xlabel=label)
-    axes.set_title(_title(what, profiles), fontsize=11)
+    axes.set_title(title_of(what, profiles), fontsize=11)
     used = {name for bars in groups for parts in bars.values() for name in parts}
-    patches = [_patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
+    patches = [patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
     sources = sorted({profile.source for profile in profiles})
-    _legend(figure, patches + [_patch(source, "white", HATCH[source], "black") for source in sources])
+    legend(figure, patches + [patch(source, "white", HATCH[source], "black") for source in sources])
     return figure
 
 
@@ -207,7 +133,7 @@ def _roof(axes: Axes, device: DeviceRecord, left: float, right: float, style: st
     assert peak and slope, "roofline() has checked both"
     ridge = peak / slope
     rates = f"{units.si(peak, 'FLOP/s')}, {units.si(slope, 'B/s')}"
-    text = f"{_plain(device.title)}: {rates}, ridge at {units.digits(ridge)} FLOP/B"
+    text = f"{plain(device.title)}: {rates}, ridge at {units.digits(ridge)} FLOP/B"
     xs = [left, min(max(ridge, left), right), right]
     axes.plot(xs, [min(peak, slope * x) for x in xs], style, color="black", lw=1.2, label=text, zorder=1)
 
@@ -229,10 +155,10 @@ def roofline(profiles: Sequence[Profile]) -> Figure:
         device.peak_flops / device.bandwidth for device in roofs.values() if device.peak_flops and device.bandwidth
     ]
     xs = [point[1] for points in found for point in points] + ridges
-    figure, (axes,) = _figure(6)
+    figure, (axes,) = new_figure(6)
     for device, style in zip(roofs.values(), ["-", "--", ":", "-."] * len(roofs), strict=False):
         _roof(axes, device, min(xs) / 2, max(xs) * 3, style)
-    names, shapes = list(map(_plain, units.labels(profiles))), MARKERS * len(profiles)
+    names, shapes = list(map(plain, units.labels(profiles))), MARKERS * len(profiles)
     handles = list(axes.get_lines())
     for profile, points, shape, name in zip(profiles, found, shapes, names, strict=False):
         whole = math.fsum(points.values())
@@ -243,17 +169,17 @@ def roofline(profiles: Sequence[Profile]) -> Figure:
         text = name + _untimed(profile)
         handles.append(Line2D([], [], ls="", marker=shape, mfc="white", mec="black", label=text))
     axes.set(xscale="log", yscale="log", xlabel="arithmetic intensity (FLOP/B)", ylabel="achieved (FLOP/s)")
-    axes.set_title(_title("Roofline (area: share of device time)", profiles))
+    axes.set_title(title_of("Roofline (area: share of device time)", profiles))
     used = {point[0] for points in found for point in points}
-    handles += [_patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
-    _legend(figure, handles, columns=2)
+    handles += [patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
+    legend(figure, handles, columns=2)
     return figure
 
 
 def memory(profiles: Sequence[Profile]) -> Figure:
     """Bytes in use over the calls, coloured by stage, with the weights and the capacity of the device."""
-    figure, panels = _figure(0.6 + 3.4 * len(profiles), len(profiles))
-    for axes, profile, name in zip(panels, profiles, map(_plain, units.labels(profiles)), strict=True):
+    figure, panels = new_figure(0.6 + 3.4 * len(profiles), len(profiles))
+    for axes, profile, name in zip(panels, profiles, map(plain, units.labels(profiles)), strict=True):
         facts, capacity = profile.memory, profile.device.memory_bytes or 0
         shown = max(facts.peak, capacity if capacity < 20 * facts.peak else 0)
         factor, prefix = units.scale(shown)
@@ -266,15 +192,15 @@ def memory(profiles: Sequence[Profile]) -> Figure:
         axes.axhline(facts.weights / factor, color="black", ls=":", label=f"weights, {units.size(facts.weights)}")
         if capacity:
             off = "" if shown >= capacity else " (off the axis)"
-            text = f"{_plain(profile.device.title)}, {units.size(capacity)}{off}"
+            text = f"{plain(profile.device.title)}, {units.size(capacity)}{off}"
             axes.axhline(math.nan if off else capacity / factor, color="black", ls="--", label=text)
         axes.set(xlabel="operator, in call order", ylabel=f"memory in use ({prefix}B)", ylim=(0, 1.06 * shown / factor))
-        _name(axes, f"{name}: peak {units.size(facts.peak)}")
+        name_panel(axes, f"{name}: peak {units.size(facts.peak)}")
         axes.margins(x=0)
-        handles = [_patch(_plain(s.replace("_", " ")), *look, STAGE_EDGE) for s, look in looks.items()]
+        handles = [patch(plain(s.replace("_", " ")), *look, STAGE_EDGE) for s, look in looks.items()]
         handles += axes.get_lines()
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
-    figure.suptitle(_title("Memory over the run", profiles))
+    figure.suptitle(title_of("Memory over the run", profiles))
     return figure
 
 
@@ -309,9 +235,9 @@ def seqlen(profiles: Sequence[Profile]) -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    figure, panels = _figure(0.8 + 3.0 * len(profiles), len(profiles))
+    figure, panels = new_figure(0.8 + 3.0 * len(profiles), len(profiles))
     roles: set[str] = set()
-    for axes, profile, name in zip(panels, profiles, map(_plain, units.labels(profiles)), strict=True):
+    for axes, profile, name in zip(panels, profiles, map(plain, units.labels(profiles)), strict=True):
         calls = views.attention_calls(profile)
         if not calls:
             raise ValueError(f"no sequence lengths: {name} calls no attention")
@@ -329,13 +255,13 @@ def seqlen(profiles: Sequence[Profile]) -> Figure:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         run = units.count(sum(call.executions for call in calls))
         axes.set(xlabel=f"attention call, in order ({len(calls):,} listed, {run} in the whole run)", ylabel="tokens")
-        _name(axes, name)
+        name_panel(axes, name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(_title("Sequence lengths of attention", profiles))
-    handles: list[Any] = [_patch(f"{role} attention", colour) for role, colour in ROLES.items() if role in roles]
+    figure.suptitle(title_of("Sequence lengths of attention", profiles))
+    handles: list[Any] = [patch(f"{role} attention", colour) for role, colour in ROLES.items() if role in roles]
     handles += [Line2D([], [], lw=5, alpha=0.4, color="black", label="key length")]
     handles += [Line2D([], [], lw=1.5, color="black", label="query length")]
-    _legend(figure, handles, columns=4)
+    legend(figure, handles, columns=4)
     return figure
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from minimodels.sim import plots, units
+from minimodels.sim import figures, plots, units
 from minimodels.sim.profile import Profile
 from tests.sim.profiles import image, language, on
 
@@ -193,10 +193,10 @@ def test_each_of_six_stages_has_its_own_shade_and_hatch() -> None:
     assert len({patch.get_hatch() for patch in patches}) == 6
 
 
-@pytest.mark.parametrize("extension", plots.EXTENSIONS)
+@pytest.mark.parametrize("extension", figures.EXTENSIONS)
 def test_the_same_plot_is_the_same_file(extension: str, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        plots.save(plots.breakdown([image()]), tmp_path / f"{name}{extension}")
+        figures.save(plots.breakdown([image()]), tmp_path / f"{name}{extension}")
     first, second = ((tmp_path / f"{name}{extension}").read_bytes() for name in ("first", "second"))
     assert first == second
     assert first.startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[extension])
@@ -205,15 +205,15 @@ def test_the_same_plot_is_the_same_file(extension: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["plot.jpg", "plot", "plot.png.txt"])
 def test_unknown_extensions_are_refused_with_the_known_ones(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.png, \.svg, \.pdf"):
-        plots.check_extension(tmp_path / name)
+        figures.check_extension(tmp_path / name)
     with pytest.raises(ValueError, match="must end in"):
-        plots.save(Figure(), tmp_path / name)
+        figures.save(Figure(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unwritable_plot_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot write"):
-        plots.save(plots.breakdown([image()]), tmp_path / "missing" / "plot.png")
+        figures.save(plots.breakdown([image()]), tmp_path / "missing" / "plot.png")
     assert list(tmp_path.iterdir()) == []
 
 
