@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from minimodels.checks import check_features
+from minimodels.checks import check_features, check_tokens
 from minimodels.token_config import MaskedTransformer as MaskedTransformerConfig
 from minimodels.transformer import Cache, Encoder, Stack
 
@@ -53,4 +53,5 @@ class MaskedTransformer(nn.Module):
 
     def forward(self, tokens: Tensor, context: Cache) -> Tensor:
         """context: what `context` makes of a text, once for all steps."""
+        check_tokens(tokens)
         return self.head(self.stack(self.embedding(tokens), cache=context))

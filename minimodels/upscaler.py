@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minimodels.checks import check_picture
 from minimodels.config import ConvUpscaler as ConvUpscalerConfig
 from minimodels.kernels.scope import scope
 
@@ -49,4 +50,5 @@ class ConvUpscaler(nn.Module):
         self.doublings = nn.Sequential(*(Doubling(config) for _ in range(config.doublings)))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_picture("x", x, 3)
         return self.doublings(x)

@@ -80,7 +80,7 @@ def patch(name: str, colour: str, hatch: str = "", edge: str = "white") -> Any:
     return Patch(facecolor=colour, edgecolor=edge, hatch=hatch, label=name)
 
 
-def title(what: str, profiles: Sequence[Profile]) -> str:
+def title_of(what: str, profiles: Sequence[Profile]) -> str:
     """`what`, and the source and the device where all profiles share them."""
     sources = {profile.source for profile in profiles}
     places = {plain(profile.device.title) for profile in profiles}

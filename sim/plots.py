@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minimodels.sim import units, views
-from minimodels.sim.figures import WIDTH, legend, name_panel, new_figure, patch, plain, title
+from minimodels.sim.figures import WIDTH, legend, name_panel, new_figure, patch, plain, title_of
 from minimodels.sim.flops import executed_flops
 from minimodels.sim.profile import CATEGORIES, DeviceRecord, Profile
 from minimodels.sim.views import AttentionCall, Totals
@@ -92,7 +92,7 @@ def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dic
     axes.set_yticks(list(ticks), list(ticks.values()))
     label = "share of the time of each profile (%)" if shares else f"time ({prefix}s)"
     axes.set(ylim=(y - 1.3, -1.1), xlim=(0, 1.15 * longest), xlabel=label)
-    axes.set_title(title(what, profiles), fontsize=11)
+    axes.set_title(title_of(what, profiles), fontsize=11)
     used = {name for bars in groups for parts in bars.values() for name in parts}
     patches = [patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
     sources = sorted({profile.source for profile in profiles})
@@ -147,9 +147,9 @@ def roofline(profiles: Sequence[Profile]) -> Figure:
     from matplotlib.lines import Line2D
 
     roofs = {profile.device.title: profile.device for profile in profiles}
-    for name, device in roofs.items():
+    for title, device in roofs.items():
         if not device.peak_flops or not device.bandwidth:
-            raise ValueError(f"no roofline: peak FLOP/s or bandwidth of {name} is unknown to the profile")
+            raise ValueError(f"no roofline: peak FLOP/s or bandwidth of {title} is unknown to the profile")
     found = [_points(profile) for profile in profiles]
     ridges = [
         device.peak_flops / device.bandwidth for device in roofs.values() if device.peak_flops and device.bandwidth
@@ -169,7 +169,7 @@ def roofline(profiles: Sequence[Profile]) -> Figure:
         text = name + _untimed(profile)
         handles.append(Line2D([], [], ls="", marker=shape, mfc="white", mec="black", label=text))
     axes.set(xscale="log", yscale="log", xlabel="arithmetic intensity (FLOP/B)", ylabel="achieved (FLOP/s)")
-    axes.set_title(title("Roofline (area: share of device time)", profiles))
+    axes.set_title(title_of("Roofline (area: share of device time)", profiles))
     used = {point[0] for points in found for point in points}
     handles += [patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
     legend(figure, handles, columns=2)
@@ -200,7 +200,7 @@ def memory(profiles: Sequence[Profile]) -> Figure:
         handles = [patch(plain(s.replace("_", " ")), *look, STAGE_EDGE) for s, look in looks.items()]
         handles += axes.get_lines()
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
-    figure.suptitle(title("Memory over the run", profiles))
+    figure.suptitle(title_of("Memory over the run", profiles))
     return figure
 
 
@@ -257,7 +257,7 @@ def seqlen(profiles: Sequence[Profile]) -> Figure:
         axes.set(xlabel=f"attention call, in order ({len(calls):,} listed, {run} in the whole run)", ylabel="tokens")
         name_panel(axes, name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(title("Sequence lengths of attention", profiles))
+    figure.suptitle(title_of("Sequence lengths of attention", profiles))
     handles: list[Any] = [patch(f"{role} attention", colour) for role, colour in ROLES.items() if role in roles]
     handles += [Line2D([], [], lw=5, alpha=0.4, color="black", label="key length")]
     handles += [Line2D([], [], lw=1.5, color="black", label="query length")]

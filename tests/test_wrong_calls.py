@@ -140,6 +140,7 @@ def test_a_masked_transformer_names_what_is_wrong() -> None:
     assert f"takes {lower.text_dim}" in refusal(lambda: lower.context(text(3)))
     assert "is told low-resolution tokens" in refusal(lambda: upper.context(features))
     assert "is not told low-resolution tokens" in refusal(lambda: lower.context(features, low))
+    assert "(b, n), not of shape (9,)" in refusal(lambda: lower(tokens(9), lower.context(features)))
     assert "exceed" in refusal(lambda: lower(tokens(2, 10 * low.shape[1]), lower.context(features)))
 
 
@@ -155,6 +156,12 @@ def test_a_prior_names_what_is_wrong() -> None:
         ("embedding", None, "is told embedding"),
     ):
         assert message in refusal(lambda key=key, wrong=wrong: prior(**right | {key: wrong}))
+
+
+def test_an_upscaler_names_what_is_wrong() -> None:
+    upscaler = network("parti-tiny", "super_resolution")
+    assert "x has 4 channels, this network takes 3" in refusal(lambda: upscaler(picture(4)))
+    assert "x must be (b, c, h, w)" in refusal(lambda: upscaler(text(3)))
 
 
 def test_amuseds_transformer_names_what_is_wrong() -> None:
