@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minimodels.sim import plots
 from minimodels.sim.files import write_whole
-from minimodels.sim.paper import flash
+from minimodels.sim.paper import flash, frames, scaling, sequence, sizes
 from minimodels.sim.paper.result import Result, as_csv, score_row, scoreboard
 from minimodels.sim.paper.study import Study
 
@@ -21,6 +21,10 @@ Target = Callable[[Study], Result]
 TARGETS: dict[str, Target] = {
     "table2": flash.table2,
     "fig7": flash.fig7,
+    "fig8": sequence.fig8,
+    "fig9": sizes.fig9,
+    "fig10": scaling.fig10,
+    "fig14": frames.fig14,
 }
 SCOREBOARD = "scoreboard.csv"
 

@@ -13,7 +13,7 @@ from minimodels.cli import main
 from minimodels.kinds import Config
 from minimodels.run import Run
 from minimodels.sim import device as devices
-from minimodels.sim.paper import flash, study, targets
+from minimodels.sim.paper import flash, frames, study, targets
 from minimodels.sim.paper.result import COLUMNS, numbers, scoreboard
 from minimodels.sim.paper.study import Study, of_device
 from minimodels.sim.profile import Profile
@@ -32,6 +32,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The study on configs that take milliseconds."""
     monkeypatch.setattr(study, "WORKLOADS", TINY | SMALL)
     monkeypatch.setattr(flash, "SETTINGS", {name: (("compiled", {"mode": "compiled"}),) for name in TINY})
+    monkeypatch.setattr(frames, "SCALES", (1.0, 2.0, 4.0))
 
 
 @pytest.mark.usefixtures("tiny")
