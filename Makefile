@@ -17,14 +17,14 @@ profile: $(VENV)/installed
 	$(VENV)/bin/minibench profile parti-20b-config
 
 test: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(RUN) pytest -n 2
+	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadgroup
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(RUN) pytest -n 2 tests/kernels
 
 test-all: $(VENV)/installed-test
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) pyright --pythonpath $(VENV)/bin/python
-	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 -m "not gpu"
+	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadgroup -m "not gpu"
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(RUN) pytest -n 2 tests/kernels -m "not gpu"
 
 # UNets beside those of diffusers, about ten minutes on two cores.

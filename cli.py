@@ -71,6 +71,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      "with ! the kernel is pinned and a call it cannot do is an error."),
         click.option("--kernels", metavar="torch|triton", default="torch", show_default=True,
                      help="Kernels of all other operators: torch's, or ours in Triton where there is one."),
+        click.option("--layout", metavar="contiguous|channels-last", default="contiguous", show_default=True,
+                     help="How pixels lie in memory where networks convolve: channels first, or beside each other."),
         click.option("--mode", metavar="eager|graph|compiled", default="eager", show_default=True,
                      help="How the host launches kernels: one by one, in CUDA graphs (measured on a GPU only), or "
                      "those of torch.compile."),

@@ -1,17 +1,22 @@
 """Where models meet operators of ours other than attention: one entrance an operator.
 
 Under `kernel_backend("triton")` an entrance calls our operator where its limits allow. Otherwise, and wherever they
-do not (float64, rows that do not lie together), it runs torch's own operators, which a profile shows by name.
+do not (float64, say), it runs torch's own operators, which a profile shows by name. Norms copy what does not lie
+together, as torch's do inside.
 Operators are imported where they are called, since importing Triton takes 0.2 s.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minimodels.kernels.activations import ACTIVATIONS
 from minimodels.kernels.backend import ours
+from minimodels.kernels.layout import channels_last, pixel_rows
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -56,32 +61,122 @@ def group_norm(
     if takes(x, norm.weight):
         from minimodels.kernels import group_norm as module
 
-        if x.is_contiguous() or module.is_channels_last(x):
-            result = module.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift, silu)
-            return result if silu or activation is None else ACTIVATIONS[activation](result)
+        x = x if module.is_channels_last(x) else x.contiguous()  # as torch does unseen
+        result = module.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift, silu)
+        return result if silu or activation is None else ACTIVATIONS[activation](result)
     result = norm(x)
     if scale is not None and shift is not None:
         result = result * (1 + scale) + shift
     return result if activation is None else ACTIVATIONS[activation](result)
 
 
+class Residual(NamedTuple):
+    """What is added to the result of a convolution: x, laid out as it is, and a bias (c,) that x still lacks."""
+
+    x: Tensor
+    bias: Tensor | None = None
+
+
+def _takes_epilogue(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether the bias of a convolution is better added afterwards: its result is channels-last."""
+    return takes(x, conv.weight) and conv.bias is not None and channels_last(conv.weight)
+
+
+def _unbiased(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+
+
+def shortcut(x: Tensor, conv: nn.Module) -> Residual:
+    """conv(x), a convolution or nothing, to be added to the result of another one."""
+    if isinstance(conv, nn.Conv2d) and _takes_epilogue(x, conv):
+        return Residual(_unbiased(x, conv), conv.bias)
+    return Residual(conv(x))
+
+
+def complete(residual: Residual) -> Tensor:
+    """What is added, with its bias."""
+    return residual.x if residual.bias is None else _epilogue(residual.x, residual.bias)
+
+
+def convolve(x: Tensor, conv: nn.Conv2d, residual: Residual | None = None, divisor: float | None = None) -> Tensor:
+    """(residual + conv(x)) / divisor."""
+    if _takes_epilogue(x, conv):
+        return _epilogue(_unbiased(x, conv), conv.bias, residual, divisor)
+    result = nn.Conv2d.forward(conv, x)
+    result = result if residual is None else complete(residual) + result
+    return result if divisor is None else result / divisor
+
+
+def _epilogue(x: Tensor, bias: Tensor | None, residual: Residual | None = None, divisor: float | None = None) -> Tensor:
+    """What follows a convolution without its bias."""
+    from minimodels.kernels import bias_residual as module
+
+    assert bias is not None, "checked"
+    last = torch.channels_last
+    x = x.contiguous(memory_format=last)  # of itself, but for libraries that have no such convolution
+    if residual is None:
+        return module.bias_residual(x, bias, None, None, divisor)
+    return module.bias_residual(x, bias, residual.x.contiguous(memory_format=last), residual.bias, divisor)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Twice the side of x (b, c, h, w) by nearest neighbour."""
+    if takes(x) and channels_last(x) and pixel_rows(x):
+        from minimodels.kernels import upsample as module
+
+        return module.upsample(x)
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def upsample_conv(x: Tensor, folded: Tensor, bias: Tensor) -> Tensor:
+    """Twice the side of x (b, c, h, w) by nearest neighbour and a 3x3 convolution, by its folded weight (c, n, 4, 4)."""
+    from minimodels.kernels import upsample_conv as module
+
+    if takes(x, folded, bias) and channels_last(folded):
+        return _epilogue(module.upsample_conv(x.contiguous(memory_format=torch.channels_last), folded, None), bias)
+    return module.upsample_conv(x, folded, bias)
+
+
+def takes_temporal_conv(x: Tensor, conv: nn.Conv3d) -> bool:
+    """Whether our kernel takes a convolution over the frames of x (b, c, f, h, w)."""
+    if not takes(x, conv.weight):
+        return False
+    from minimodels.kernels import temporal_conv as module
+
+    assert conv.padding == (conv.kernel_size[0] // 2, 0, 0) and conv.stride == conv.dilation == (1, 1, 1), conv
+    return module.fits(x, conv.weight)
+
+
+def temporal_conv(x: Tensor, conv: nn.Conv3d, residual: Residual | None = None) -> Tensor:
+    """residual + conv(x), a convolution over the frames of x (b, c, f, h, w)."""
+    if takes_temporal_conv(x, conv):
+        from minimodels.kernels import temporal_conv as module
+
+        added, more = residual or (None, None)
+        added = None if added is None else added.contiguous(memory_format=torch.channels_last_3d)
+        return module.temporal_conv(x, conv.weight, conv.bias, added, more)
+    result = nn.Conv3d.forward(conv, x)
+    return result if residual is None else complete(residual) + result
+
+
 def layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
     """norm(x), a LayerNorm or RMSNorm over the last dimension of x (..., d)."""
-    if ours() and takes(x, _settings(norm)[0]) and x.is_contiguous():
+    if ours() and takes(x, _settings(norm)[0]):
         from minimodels.kernels import layer_norm as module
 
         weight, bias, eps, rms = _settings(norm)
-        return module.layer_norm(x, weight, bias, None, None, eps, rms)
+        return module.layer_norm(x.contiguous(), weight, bias, None, None, eps, rms)
     return norm(x)
 
 
 def add_norm(x: Tensor, delta: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """x + delta, and norm of it: what lies between two blocks of a transformer; both (..., d)."""
-    if ours() and takes(x, delta, _settings(norm)[0]) and x.is_contiguous() and delta.is_contiguous():
+    if ours() and takes(x, delta, _settings(norm)[0]):
         from minimodels.kernels import layer_norm as module
 
         weight, bias, eps, rms = _settings(norm)
-        return module.add_layer_norm(x, delta, weight, bias, None, None, eps, rms)
+        return module.add_layer_norm(x.contiguous(), delta.contiguous(), weight, bias, None, None, eps, rms)
     x = x + delta
     return x, norm(x)
 

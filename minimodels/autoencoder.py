@@ -1,127 +1,82 @@
-"""From codes or latents to pixels.
-
-`KlDecoder` and `VqDecoder` are the decoder halves of latent diffusion's and VQGAN's autoencoders: convolutional
-networks, often with one attention over all latent pixels in the middle. Source: Rombach et al. 2022, arXiv
-2112.10752, appendix G. `CVivitDecoder` is that of Phenaki, for video.
-
-`VitDecoder` is the decoder of ViT-VQGAN: every code becomes a token, a transformer mixes them, and each token
-is projected to its patch of pixels.
-
-Source: Yu et al. 2021, Vector-quantized Image Modeling with Improved VQGAN, arXiv 2110.04627, section 3.
-"""
+"""Autoencoders whole: pixels (b, 3, h, w) to latents or codes and back. `generate` runs their decoders alone."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minimodels.autoencoder_config import ConvDecoder as ConvDecoderConfig
-from minimodels.autoencoder_config import CVivitDecoder as CVivitDecoderConfig
 from minimodels.autoencoder_config import KlDecoder as KlDecoderConfig
 from minimodels.autoencoder_config import VqDecoder as VqDecoderConfig
-from minimodels.config import VitDecoder as VitDecoderConfig
-from minimodels.encoder import Level, Middle
-from minimodels.transformer import Stack
-from minimodels.unet_blocks import ResSettings, Upsample
+from minimodels.checks import check_picture
+from minimodels.pixel_decoder import KlDecoder, VqDecoder
+from minimodels.pixel_encoder import ConvEncoder
 
 
-class VitDecoder(nn.Module):
-    """Codes (b, grid * grid) of integers -> pixels (b, 3, h, w) with h = w = grid * patch_size."""
+class KlAutoencoder(nn.Module):
+    """Pixels -> pixels through latents, by the config of its decoder, which its encoder mirrors.
 
-    def __init__(self, config: VitDecoderConfig) -> None:
-        super().__init__()
-        self.grid, self.patch_size = config.grid, config.patch_size
-        self.codebook = nn.Embedding(config.codebook_size, config.code_dim)
-        self.from_code = nn.Linear(config.code_dim, config.stack.dim)
-        self.stack = Stack(config.stack, config.grid**2, causal=False)
-        self.to_pixels = nn.Linear(config.stack.dim, 3 * config.patch_size**2)
+    Latents are those that a UNet denoises, shifted and scaled: (b, latent_channels, h / grows, w / grows).
 
-    def forward(self, codes: Tensor) -> Tensor:
-        code = F.normalize(self.codebook(codes), dim=-1)
-        patches = self.to_pixels(self.stack(self.from_code(code)))
-        return rearrange(
-            patches, "b (h w) (c p q) -> b c (h p) (w q)", h=self.grid, p=self.patch_size, q=self.patch_size
-        )
-
-
-class ConvDecoder(nn.Module):
-    """Latents (b, latent_channels, h, w) -> pixels (b, 3, h * grows, w * grows)."""
-
-    def __init__(self, config: ConvDecoderConfig) -> None:
-        super().__init__()
-        settings = ResSettings(config.norm_groups, config.norm_eps, "silu")
-        width = config.channels[0]
-        self.enter = nn.Conv2d(config.latent_channels, width, 3, padding=1)
-        self.middle = Middle(config, settings)
-        levels: list[nn.Module] = []
-        for index, channels in enumerate(config.channels):
-            resample = Upsample(channels, channels) if index < len(config.channels) - 1 else nn.Identity()
-            levels.append(Level(settings, width, channels, config.res_blocks, resample))
-            width = channels
-        self.up = nn.Sequential(*levels)
-        self.norm = nn.GroupNorm(config.norm_groups, width, config.norm_eps)
-        self.leave = nn.Conv2d(width, 3, 3, padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.leave(F.silu(self.norm(self.up(self.middle(self.enter(z))))))
-
-
-class KlDecoder(ConvDecoder):
-    """Scaled latents (b, latent_channels, h, w) -> pixels (b, 3, h * grows, w * grows)."""
+    Source: Rombach et al. 2022, arXiv 2112.10752, section 3.1 and appendix G.
+    """
 
     def __init__(self, config: KlDecoderConfig) -> None:
-        super().__init__(config)
-        self.scale, self.shift, latent = config.latent_scale, config.latent_shift, config.latent_channels
-        self.from_code = nn.Conv2d(latent, latent, 1) if config.quant_conv else None
+        super().__init__()
+        self.latent_channels = config.latent_channels
+        moments = 2 * config.latent_channels
+        self.encoder = ConvEncoder(config, moments)
+        self.to_code = nn.Conv2d(moments, moments, 1) if config.quant_conv else None
+        self.decoder = KlDecoder(config)
 
-    def forward(self, z: Tensor) -> Tensor:
-        z = z / self.scale if self.shift is None else z / self.scale + self.shift
-        return super().forward(z if self.from_code is None else self.from_code(z))
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latents of x, neither shifted nor scaled."""
+        check_picture("x", x, 3)
+        h = self.encoder(x)
+        mean, log_variance = (h if self.to_code is None else self.to_code(h)).chunk(2, dim=1)
+        return mean, log_variance
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pixels (b, 3, h, w) -> the mean of their latents."""
+        mean = self.moments(x)[0]
+        return (mean if self.decoder.shift is None else mean - self.decoder.shift) * self.decoder.scale
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents -> pixels (b, 3, h, w)."""
+        check_picture("z", z, self.latent_channels)
+        return self.decoder(z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
 
 
-class VqDecoder(ConvDecoder):
-    """Codes (b, h, w) of integers -> pixels (b, 3, h * grows, w * grows): the decoder of a VQGAN.
+class VqAutoencoder(nn.Module):
+    """Pixels -> pixels through codes (a VQGAN), by the config of its decoder, which its encoder mirrors.
 
-    Source: Esser et al. 2021, arXiv 2012.09841; Muse's has no attention (arXiv 2301.00704, section 2.2).
+    Source: Esser et al. 2021, Taming Transformers, arXiv 2012.09841, section 3.1.
     """
 
     def __init__(self, config: VqDecoderConfig) -> None:
-        super().__init__(config)
-        self.codebook = nn.Embedding(config.codebook_size, config.code_dim)
-        self.from_code = nn.Conv2d(config.code_dim, config.latent_channels, 1)
-
-    def forward(self, codes: Tensor) -> Tensor:  # type: ignore[override]
-        code = rearrange(self.codebook(codes), "b h w c -> b c h w").contiguous()
-        return super().forward(self.from_code(code))
-
-
-class CVivitDecoder(nn.Module):
-    """Codes (b, f, h, w) of integers -> video (b, 3, frames, height, width): Phenaki's C-ViViT.
-
-    A causal transformer over the frames of each place, one over the places of each frame, then each token to its
-    patch of pixels; the first frame's patches are one frame deep.
-
-    Source: Villegas et al. 2022 (Phenaki), arXiv 2210.02399, section 2.1 and appendix.
-    """
-
-    def __init__(self, config: CVivitDecoderConfig) -> None:
         super().__init__()
-        self.frame_patch, self.patch_size, dim = config.frame_patch, config.patch_size, config.temporal.dim
-        self.codebook = nn.Embedding(config.codebook_size, config.code_dim)
-        self.from_code = nn.Linear(config.code_dim, dim)
-        self.temporal = Stack(config.temporal, config.max_frames, causal=True, role="temporal")
-        self.spatial = Stack(config.spatial, config.grid**2, causal=False, role="spatial")
-        pixels = 3 * config.patch_size**2
-        self.to_first, self.to_rest = nn.Linear(dim, pixels), nn.Linear(dim, pixels * config.frame_patch)
+        self.encoder = ConvEncoder(config, config.latent_channels)
+        self.to_code = nn.Conv2d(config.latent_channels, config.code_dim, 1)
+        self.decoder = VqDecoder(config)
 
-    def forward(self, codes: Tensor) -> Tensor:
-        height, p, depth = codes.shape[2], self.patch_size, self.frame_patch
-        code = F.normalize(self.codebook(rearrange(codes, "b f h w -> b f (h w)")), dim=-1)
-        x = self.spatial(self.temporal(self.from_code(code)))
-        first = rearrange(self.to_first(x[:, 0]), "b (h w) (c p q) -> b c 1 (h p) (w q)", h=height, p=p, q=p)
-        rest = rearrange(
-            self.to_rest(x[:, 1:]), "b f (h w) (c t p q) -> b c (f t) (h p) (w q)", h=height, t=depth, p=p, q=p
-        )
-        return torch.cat([first, rest], dim=2)
+    def encode(self, x: Tensor) -> Tensor:
+        """Pixels (b, 3, h, w) -> codes (b, h / grows, w / grows)."""
+        check_picture("x", x, 3)
+        return self.quantize(self.to_code(self.encoder(x)))
+
+    def quantize(self, z: Tensor) -> Tensor:
+        """Vectors (b, code_dim, h, w) -> the nearest codes (b, h, w): |z - e|^2 without |z|^2, which all share."""
+        codebook = self.decoder.codebook.weight
+        vectors = rearrange(z, "b c h w -> (b h w) c")
+        distance = torch.addmm(codebook.square().sum(dim=1), vectors, codebook.T, alpha=-2)
+        return rearrange(distance.argmin(dim=1), "(b h w) -> b h w", b=len(z), h=z.shape[2])
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (b, h, w) -> pixels (b, 3, h * grows, w * grows)."""
+        return self.decoder(codes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))

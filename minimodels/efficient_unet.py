@@ -18,16 +18,18 @@ from torch import Tensor, nn
 
 from minimodels.blocks import ACTIVATIONS, Attention, Heads
 from minimodels.checks import check_features, check_picture, check_told
+from minimodels.kernels.fused import group_norm, layer_norm
 from minimodels.kernels.scope import scope
+from minimodels.unet_attention import TextPooling
 from minimodels.unet_blocks import (
     Downsample,
     Embedding,
     ResBlock,
     ResSettings,
-    TextPooling,
     Upsample,
     per_sample,
     timestep_features,
+    to_pixels,
 )
 from minimodels.unet_config import Block
 from minimodels.unet_config import EfficientUNet as EfficientUNetConfig
@@ -52,20 +54,19 @@ class BlockAttention(nn.Module):
         self.up, self.down = nn.Linear(dim, inner), nn.Linear(inner, dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        x = rearrange(x, "b c h w -> b (h w) c").contiguous()
+        pixels, x = x, rearrange(x, "b c h w -> b (h w) c").contiguous()
         if self.self_attention is not None and self.self_norm is not None:
-            x = x + self.self_attention(self.self_norm(x))
+            x = x + self.self_attention(layer_norm(x, self.self_norm))
         if self.cross_attention is not None and self.cross_norm is not None and self.text_norm is not None:
             with scope("attention", "cross"):
-                text = self.text_norm(context)
-            x = x + self.cross_attention(self.cross_norm(x), self.cross_attention.project(text))
+                text = layer_norm(context, self.text_norm)
+            x = x + self.cross_attention(layer_norm(x, self.cross_norm), self.cross_attention.project(text))
         with scope("feed_forward"):
-            x = x + self.down(ACTIVATIONS["gelu"](self.up(self.ff_norm(x))))
-        return rearrange(x, "b (h w) c -> b c h w", h=height, w=width).contiguous()
+            x = x + self.down(ACTIVATIONS["gelu"](self.up(layer_norm(x, self.ff_norm))))
+        return to_pixels(x, pixels)
 
 
-class Level(nn.Module):
+class EfficientLevel(nn.Module):
     """Residual blocks at one resolution and the attention behind them."""
 
     def __init__(self, config: EfficientUNetConfig, block: Block, inputs: list[int]) -> None:
@@ -99,9 +100,11 @@ class EfficientUNet(nn.Module):
         self.enter = nn.Conv2d(config.in_channels, stem, 3, padding=1)
         sides = [stem, *(block.channels for block in levels)]
         self.shrink = nn.ModuleList(Downsample(a, b) for a, b in itertools.pairwise(sides))
-        self.down = nn.ModuleList(Level(config, block, [block.channels] * block.res_blocks) for block in levels)
+        self.down = nn.ModuleList(
+            EfficientLevel(config, block, [block.channels] * block.res_blocks) for block in levels
+        )
         self.up = nn.ModuleList(
-            Level(config, block, [2 * block.channels] * block.res_blocks) for block in reversed(levels)
+            EfficientLevel(config, block, [2 * block.channels] * block.res_blocks) for block in reversed(levels)
         )
         self.grow = nn.ModuleList(Upsample(b, a) for a, b in reversed(list(itertools.pairwise(sides))))
         self.norm = nn.GroupNorm(config.norm_groups, stem, config.norm_eps)
@@ -135,4 +138,4 @@ class EfficientUNet(nn.Module):
             for block in level.res_blocks:  # type: ignore[union-attr]
                 x = block(torch.cat([x, skips.pop() * SKIP_SCALE], dim=1), t)
             x = grow(level.attend(x, context))  # type: ignore[operator]
-        return self.leave(act(self.norm(x)))
+        return self.leave(group_norm(x, self.norm, ACTIVATION))

@@ -23,6 +23,9 @@ class Options(Strict):
     kernels: Literal["torch", "triton"] = Field(
         default="torch", description="of operators other than attention, where we have one"
     )
+    layout: Literal["contiguous", "channels-last"] = Field(
+        default="contiguous", description="of pixels in networks that convolve, and of the weights of convolutions"
+    )
     resident: Literal["all", "stage"] = Field(
         default="all", description="parts in memory: all, or those of the running stage"
     )

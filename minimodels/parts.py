@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from minimodels import autoencoder_config, config, token_config, unet_config
-from minimodels.autoencoder import CVivitDecoder, KlDecoder, VitDecoder, VqDecoder
 from minimodels.efficient_unet import EfficientUNet
 from minimodels.masked import MaskedTransformer
+from minimodels.pixel_decoder import CVivitDecoder, KlDecoder, VitDecoder, VqDecoder
 from minimodels.prior import Prior
 from minimodels.transformer import TextEncoder, TextToTokens, language_model
 from minimodels.unet import UNet

@@ -21,11 +21,13 @@ from torch.overrides import TorchFunctionMode
 from minimodels.blocks import Computed
 from minimodels.config import Architecture
 from minimodels.kernels.backend import BACKENDS
+from minimodels.kernels.layout import put_channels_last
 from minimodels.kernels.scope import STAGE, TRACER, scope
 from minimodels.options import Options, parse
 from minimodels.parts import make
+from minimodels.unet_blocks import fold_upsampling
 
-__all__ = ["STAGE", "Run", "build", "make_run", "parameters", "scope", "steps"]
+__all__ = ["STAGE", "Run", "build", "make_run", "parameters", "prepare", "scope", "steps"]
 
 Growth = Literal["constant", "affine", "any"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -77,6 +79,20 @@ def build(
         generator = torch.Generator(device).manual_seed(seed)
         for module in parts.modules():
             _initialise(module, generator)
+    return parts
+
+
+def prepare(parts: nn.ModuleDict, run: Run) -> nn.ModuleDict:
+    """The parts as the options of a run want them, in place: weights of convolutions in its layout.
+
+    Where our kernels run channels last, upsampling and the convolution behind it become one, their weights folded.
+    """
+    if run.layout == "channels-last":
+        if run.kernels == "triton" and run.dtype != "float64":
+            fold_upsampling(parts)
+        for module in parts.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
+                module.weight = nn.Parameter(put_channels_last(module.weight), requires_grad=False)
     return parts
 
 

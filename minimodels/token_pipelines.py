@@ -21,7 +21,7 @@ from minimodels.samplers import guide, sample_token, still_masked, unmask
 from minimodels.texts import beside_empty, sizes_told
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelRun, ParallelVideo
 from minimodels.transformer import Decoder, TextEncoder, TextToTokens, start_tokens
-from minimodels.uvit import Told, UVit
+from minimodels.uvit import UVit, UVitContext
 
 
 def autoregressive_image(config: AutoregressiveImage, parts: nn.ModuleDict, text: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def masked_image(config: MaskedImage, parts: nn.ModuleDict, text: Tensor) -> Ten
         return parts["decoder"](rearrange(tokens, "b (h w) -> b h w", h=side))
 
 
-def _flat(network: UVit, told: Told, side: int, tokens: Tensor) -> Tensor:
+def _flat(network: UVit, told: UVitContext, side: int, tokens: Tensor) -> Tensor:
     """Logits (b, n, vocab) of a square of tokens (b, n), row by row."""
     logits = network(rearrange(tokens, "b (h w) -> b h w", h=side), told)
     return rearrange(logits, "b vocab h w -> b (h w) vocab")

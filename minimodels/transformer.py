@@ -224,7 +224,7 @@ class TextEncoder(Encoder):
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features (b, n, d) of tokens (b, n); mask: (b, n), true or 1 where there is text."""
         before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
-        return before if self.penultimate else self.stack.norm(last)
+        return before if self.penultimate else layer_norm(last, self.stack.norm)
 
     def pooled(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (b, n, d), and the vector (b, projection) that stands for the text.
@@ -235,7 +235,7 @@ class TextEncoder(Encoder):
         if self.project is None:
             raise ValueError("this text encoder has no projection (in transformers CLIPTextModelWithProjection has)")
         before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
-        normed = self.stack.norm(last)
+        normed = layer_norm(last, self.stack.norm)
         ends = tokens if self.end is None else (tokens == self.end).int()
         end = normed[torch.arange(len(tokens), device=tokens.device), ends.argmax(dim=-1)]
         return before if self.penultimate else normed, self.project(end)

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from minimodels.blocks import ACTIVATIONS
 from minimodels.checks import check_features, check_picture, check_told
+from minimodels.kernels.fused import group_norm
+from minimodels.unet_attention import TextPooling, make_attention
 from minimodels.unet_blocks import (
     Conv,
     Downsample,
     Embedding,
     ResBlock,
     ResSettings,
-    TextPooling,
     Upsample,
-    make_attention,
     per_sample,
     timestep_features,
 )
@@ -68,7 +68,7 @@ class PixelAttention(nn.Module):
         return x if self.time is None else self.time(x, told.frames)
 
 
-class Stage(nn.Module):
+class UNetStage(nn.Module):
     """Residual blocks with their attention at one resolution, then a change of resolution."""
 
     def __init__(self, config: UNetConfig, level: Level, inputs: list[int], resample: nn.Module | None) -> None:
@@ -155,7 +155,6 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.activation = ACTIVATIONS[config.activation]
         levels, stem = config.levels, config.levels[0].channels
         self.conditions = Conditions(config)
         self.enter = Conv(config.in_channels, stem, config.temporal)
@@ -179,7 +178,7 @@ class UNet(nn.Module):
             channels = level.channels
             last = index == len(config.levels) - 1
             down = None if last else _resampler(config, channels, "down")
-            stages.append(Stage(config, level, inputs, down))
+            stages.append(UNetStage(config, level, inputs, down))
             skips += [channels] * (level.res_blocks + (not last))
         return nn.ModuleList(stages), skips
 
@@ -192,7 +191,7 @@ class UNet(nn.Module):
                 inputs.append(channels + skips.pop())
                 channels = level.channels
             up = None if index == 0 else _resampler(config, channels, "up")
-            stages.append(Stage(config, level, inputs, up))
+            stages.append(UNetStage(config, level, inputs, up))
         return nn.ModuleList(stages)
 
     def forward(
@@ -255,4 +254,4 @@ class UNet(nn.Module):
                 x = stage.step(index, torch.cat([x, skips.pop()], dim=1), told)  # type: ignore[operator]
             if stage.resample is not None:
                 x = stage.change(x, told)  # type: ignore[operator]
-        return self.leave(self.activation(self.norm(x)), told.frames)
+        return self.leave(group_norm(x, self.norm, self.config.activation), told.frames)

@@ -1,7 +1,7 @@
-"""What a UNet is made of: residual blocks, resampling, attention over pixels, embeddings of time and text.
+"""What a UNet is made of: residual blocks, resampling, embeddings of time; its attention is in `unet_attention`.
 
 Shapes: x (b, c, h, w) features, in video (b f, c, h, w) with the frames of a sample one after the other; t
-(b, time_dim) the embedded time, already through its activation; context (b, m, context_dim) text features.
+(b, time_dim) the embedded time, already through its activation.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minimodels.blocks import KV, Attention, Geglu, Heads
-from minimodels.kernels.attention import attention
-from minimodels.kernels.fused import add_norm, group_norm, layer_norm
+from minimodels.kernels.fused import (
+    Residual,
+    convolve,
+    group_norm,
+    shortcut,
+    upsample,
+    upsample_conv,
+)
+from minimodels.kernels.layout import laid_like, put_channels_last
 from minimodels.kernels.scope import scope
+from minimodels.kernels.upsample_conv import fold
 from minimodels.unet_config import (
-    AppendedAttention,
-    LayerTextNorm,
-    LevelAttention,
     Pseudo3d,
     Temporal,
     TextToVideo,
-    TransformerAttention,
     UNet,
 )
 from minimodels.video import TemporalConv, TemporalConvs
@@ -50,41 +53,18 @@ def per_sample(number: Tensor | float, x: Tensor) -> Tensor:
     return number.expand(len(x))
 
 
+def to_pixels(tokens: Tensor, like: Tensor) -> Tensor:
+    """Tokens (b, h w, c) as pixels (b, c, h, w), laid out in memory as pixels `like` (b, c', h, w) are."""
+    height, width = like.shape[2:]
+    return laid_like(rearrange(tokens, "b (h w) c -> b c h w", h=height, w=width), like)
+
+
 class Embedding(nn.Sequential):
     """Linear, activation, linear: features (b, dim) -> (b, time_dim)."""
 
     def __init__(self, dim: int, time_dim: int, activation: str) -> None:
         module = {"silu": nn.SiLU, "gelu": nn.GELU}[activation]
         super().__init__(nn.Linear(dim, time_dim), module(), nn.Linear(time_dim, time_dim))
-
-
-class TextPooling(nn.Module):
-    """Text features pooled by attention of their mean over them: (b, m, text_dim) -> (b, time_dim).
-
-    Source: Imagen, appendix F.1 ("attention pooling"), in the form DeepFloyd IF published.
-    """
-
-    def __init__(self, text_dim: int, time_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.norm_in = nn.LayerNorm(text_dim)
-        self.position = nn.Parameter(torch.empty(1, text_dim))
-        self.to_q, self.to_k, self.to_v = (nn.Linear(text_dim, text_dim) for _ in range(3))
-        self.project = nn.Linear(text_dim, time_dim)
-        self.norm_out = nn.LayerNorm(time_dim)
-
-    def forward(self, text: Tensor) -> Tensor:
-        with scope("attention", "cross"):
-            text = self.norm_in(text)
-            mean = text.mean(dim=1, keepdim=True) + self.position
-            text = torch.cat([mean, text], dim=1)
-            heads = "b n (heads d) -> b heads n d"
-            q, k, v = (
-                rearrange(to(x), heads, heads=self.num_heads)
-                for to, x in ((self.to_q, mean), (self.to_k, text), (self.to_v, text))
-            )
-            pooled = rearrange(attention(q, k, v), "b heads 1 d -> b (heads d)")
-        return self.norm_out(self.project(pooled))
 
 
 class ResSettings(NamedTuple):
@@ -122,9 +102,44 @@ class Conv(nn.Conv2d):
             TemporalConv(channels, temporal.kernel) if isinstance(temporal, Pseudo3d) and temporal.conv else None
         )
 
-    def forward(self, x: Tensor, frames: int = 1) -> Tensor:  # type: ignore[override]
-        x = super().forward(x)
+    def forward(  # type: ignore[override]
+        self, x: Tensor, frames: int = 1, residual: Residual | None = None, divisor: float | None = None
+    ) -> Tensor:
+        """Residual and divisor: what is added to the result, and what the sum is divided by."""
+        if self.temporal is None:
+            return convolve(x, self, residual, divisor)
+        x = self.temporal(convolve(x, self), frames, residual)
+        return x if divisor is None else x / divisor
+
+
+class FoldedConv(nn.Module):
+    """Twice the side by nearest neighbour and a `Conv` as one transposed convolution: (b, c, h, w) -> (b, n, 2h, 2w)."""
+
+    def __init__(self, conv: Conv) -> None:
+        super().__init__()
+        assert conv.bias is not None and conv.stride == (1, 1), conv
+        self.weight = nn.Parameter(put_channels_last(fold(conv.weight)), requires_grad=False)
+        self.bias, self.temporal = conv.bias, conv.temporal
+
+    def forward(self, x: Tensor, frames: int = 1) -> Tensor:
+        x = upsample_conv(x, self.weight, self.bias)
         return x if self.temporal is None else self.temporal(x, frames)
+
+
+def doubled(x: Tensor, conv: Conv | FoldedConv, frames: int) -> Tensor:
+    """A `Conv` of x at twice its side by nearest neighbour: (b, c, h, w) -> (b, n, 2h, 2w)."""
+    return conv(x if isinstance(conv, FoldedConv) else upsample(x), frames)
+
+
+class PointConv(nn.Conv2d):
+    """1x1 convolution: (b, c, h, w) -> (b, channels, h, w)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(in_channels, channels, 1)
+
+    def forward(self, x: Tensor, residual: Residual | None = None) -> Tensor:  # type: ignore[override]
+        """Residual: what is added to the result."""
+        return convolve(x, self, residual)
 
 
 class ResBlock(nn.Module):
@@ -139,7 +154,7 @@ class ResBlock(nn.Module):
         self.scale_shift, self.residual_scale = settings.scale_shift, settings.residual_scale
         self.resample, self.activation = resample, settings.activation
         self.norm_in = nn.GroupNorm(groups, in_channels, eps)
-        self.conv_in = Conv(in_channels, channels, temporal)
+        self.conv_in: Conv | FoldedConv = Conv(in_channels, channels, temporal)
         self.from_time = nn.Linear(time_dim, channels * (1 + self.scale_shift)) if time_dim else None
         self.norm_out = nn.GroupNorm(groups, channels, eps)
         self.conv_out = Conv(channels, channels, temporal)
@@ -152,10 +167,11 @@ class ResBlock(nn.Module):
         with scope("res_block"):
             h = group_norm(x, self.norm_in, self.activation)
             if self.resample == "up":
-                x, h = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (x, h))
-            elif self.resample == "down":
-                x, h = (F.avg_pool2d(y, 2) for y in (x, h))
-            h = self.conv_in(h, frames)
+                x, h = upsample(x), doubled(h, self.conv_in, frames)
+            else:
+                if self.resample == "down":
+                    x, h = (F.avg_pool2d(y, 2) for y in (x, h))
+                h = self.conv_in(h, frames)
             if self.from_time is None:
                 h = group_norm(h, self.norm_out, self.activation)
             else:
@@ -166,8 +182,7 @@ class ResBlock(nn.Module):
                     h = group_norm(h, self.norm_out, self.activation, scale, shift)
                 else:
                     h = group_norm(h + time, self.norm_out, self.activation)
-            x = self.shortcut(x) + self.conv_out(h, frames)
-            x = x if self.residual_scale is None else x / self.residual_scale
+            x = self.conv_out(h, frames, shortcut(x, self.shortcut), self.residual_scale)
             return x if self.temporal is None else self.temporal(x, frames)
 
 
@@ -188,137 +203,17 @@ class Upsample(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, temporal: Temporal | None = None) -> None:
         super().__init__()
-        self.conv = Conv(in_channels, channels, temporal)
+        self.conv: Conv | FoldedConv = Conv(in_channels, channels, temporal)
 
     def forward(self, x: Tensor, frames: int = 1) -> Tensor:
         with scope("resample"):
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"), frames)
+            return doubled(x, self.conv, frames)
 
 
-class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, GEGLU, each after a LayerNorm and added to its input.
-
-    A second text is attended to by the same queries, its keys and values beside those of the first.
-    """
-
-    def __init__(self, dim: int, num_heads: int, config: UNet) -> None:
-        super().__init__()
-        assert config.context_dim is not None, "checked by the config"
-        heads, second = Heads(num_heads, num_heads, dim // num_heads), config.second_context_dim
-        self.self_norm, self.cross_norm, self.ff_norm = (nn.LayerNorm(dim) for _ in range(3))
-        self.self_attention = Attention(dim, dim, heads, own_role(config), bias="out")
-        self.cross_attention = Attention(dim, config.context_dim, heads, "cross", bias="out")
-        self.second_k, self.second_v = (nn.Linear(second, dim, bias=False) if second else None for _ in range(2))
-        self.feed_forward = Geglu(dim)
-
-    def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        """x: (b, n, d), context: one or two texts (b, m, context_dim) -> (b, n, d)."""
-        x, h = add_norm(x, self.self_attention(layer_norm(x, self.self_norm)), self.cross_norm)
-        x, h = add_norm(x, self.cross_attention(h, self._texts(context)), self.ff_norm)
-        return x + self.feed_forward(h)
-
-    def _texts(self, context: tuple[Tensor, ...]) -> KV:
-        attention = self.cross_attention
-        kv = attention.project(context[0])
-        if self.second_k is None or self.second_v is None:
-            return kv
-        with scope("attention", "cross"):
-            k, v = attention.heads(self.second_k(context[1])), attention.heads(self.second_v(context[1]))
-            return KV(torch.cat([kv.keys, k], dim=2), torch.cat([kv.values, v], dim=2))
-
-
-class SpatialTransformer(nn.Module):
-    """Pixels as tokens through transformer blocks (latent diffusion): (b, c, h, w) -> (b, c, h, w)."""
-
-    def __init__(self, config: UNet, channels: int, attention: TransformerAttention) -> None:
-        super().__init__()
-        self.linear = config.projection == "linear"
-        self.norm = nn.GroupNorm(config.norm_groups, channels, 1e-6)
-        make = nn.Linear if self.linear else lambda c, d: nn.Conv2d(c, d, 1)
-        self.enter, self.leave = make(channels, channels), make(channels, channels)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(channels, attention.num_heads, config) for _ in range(attention.depth)
-        )
-
-    def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        residual, (height, width) = x, x.shape[2:]
-        to_tokens, to_pixels = "b c h w -> b (h w) c", "b (h w) c -> b c h w"
-        with scope("transformer"):
-            x = group_norm(x, self.norm)
-            x = self.enter(rearrange(x, to_tokens)) if self.linear else rearrange(self.enter(x), to_tokens)
-            for block in self.blocks:
-                x = block(x, context)
-            if self.linear:
-                x = self.leave(x)
-            # Contiguous, or all that follows would be channels-last by accident
-            x = rearrange(x, to_pixels, h=height, w=width).contiguous()
-            return residual + (x if self.linear else self.leave(x))
-
-
-class TextAppendedAttention(nn.Module):
-    """Self-attention over pixels, to whose keys and values those of the text, if there is one, are prepended.
-
-    Where it is `only_text`, pixels attend to the text alone.
-
-    Source: Imagen, section 2.4 and appendix D.3.1; GLIDE's and DeepFloyd IF's code.
-    """
-
-    def __init__(self, config: UNet, channels: int, attention: AppendedAttention) -> None:
-        super().__init__()
-        heads = Heads(attention.num_heads, attention.num_heads, channels // attention.num_heads)
-        width, self.only_text = config.context_dim, attention.only_text
-        self.role = "cross" if self.only_text else own_role(config)
-        self.norm = nn.GroupNorm(config.norm_groups, channels, config.norm_eps)
-        self.text_norm = _text_norm(attention, width, config.norm_eps) if width else None
-        source = width if self.only_text and width else channels
-        self.attention = Attention(channels, source, heads, self.role, bias="all")
-        appended = None if self.only_text else width
-        self.text_k, self.text_v = (nn.Linear(appended, channels) if appended else None for _ in range(2))
-
-    def forward(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        height, width = x.shape[2:]
-        pixels = rearrange(
-            group_norm(x, self.norm), "b c h w -> b (h w) c"
-        ).contiguous()  # once, not in every projection
-        return (
-            x
-            + rearrange(
-                self.attention(pixels, self._keys(pixels, context)), "b (h w) c -> b c h w", h=height, w=width
-            ).contiguous()
-        )
-
-    def _keys(self, pixels: Tensor, context: tuple[Tensor, ...]) -> KV | None:
-        with scope("attention", self.role):
-            if self.only_text:
-                return self.attention.project(self._normed(context[0]))
-            if self.text_k is None or self.text_v is None:
-                return None
-            own, text = self.attention.project(pixels), self._normed(context[0])
-            k, v = self.attention.heads(self.text_k(text)), self.attention.heads(self.text_v(text))
-            return KV(torch.cat([k, own.keys], dim=2), torch.cat([v, own.values], dim=2))
-
-    def _normed(self, text: Tensor) -> Tensor:
-        if self.text_norm is None:
-            return text
-        if isinstance(self.text_norm, nn.LayerNorm):
-            return self.text_norm(text)
-        return rearrange(self.text_norm(rearrange(text, "b m d -> b d m")), "b d m -> b m d")
-
-
-def _text_norm(attention: AppendedAttention, width: int, eps: float) -> nn.Module | None:
-    """The norm of a text (b, m, width), where the attention has one."""
-    if isinstance(attention.text_norm, LayerTextNorm):
-        return nn.LayerNorm(width, eps)
-    return None if attention.text_norm is None else nn.GroupNorm(attention.text_norm.groups, width, eps)
-
-
-def own_role(config: UNet) -> str:
-    """What attention of pixels to pixels is called: "self", in a video "spatial"."""
-    return "self" if config.temporal is None else "spatial"
-
-
-def make_attention(config: UNet, channels: int, attention: LevelAttention) -> nn.Module:
-    """The attention of a level: (b, c, h, w), context -> (b, c, h, w)."""
-    if isinstance(attention, AppendedAttention):
-        return TextAppendedAttention(config, channels, attention)
-    return SpatialTransformer(config, channels, attention)
+def fold_upsampling(network: nn.Module) -> None:
+    """Put a `FoldedConv` in the place of every convolution of a network that runs on enlarged pixels."""
+    for module in network.modules():
+        if isinstance(module, Upsample) and isinstance(module.conv, Conv):
+            module.conv = FoldedConv(module.conv)
+        elif isinstance(module, ResBlock) and module.resample == "up" and isinstance(module.conv_in, Conv):
+            module.conv_in = FoldedConv(module.conv_in)

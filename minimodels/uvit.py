@@ -22,14 +22,16 @@ from torch import Tensor, nn
 
 from minimodels.blocks import KV, Attention, Geglu, Heads
 from minimodels.checks import check_features
+from minimodels.kernels.fused import layer_norm
+from minimodels.kernels.layout import laid_like
 from minimodels.kernels.scope import scope
 from minimodels.token_config import UVit as UVitConfig
-from minimodels.unet_blocks import timestep_features
+from minimodels.unet_blocks import timestep_features, to_pixels
 
 EPS = 1e-6
 
 
-class Told(NamedTuple):
+class UVitContext(NamedTuple):
     """What tokens are to show, computed once for all steps: the vector, keys and values of each cross-attention."""
 
     vector: Tensor
@@ -82,10 +84,10 @@ class ConvNextBlock(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x: (b, c, h, w), t: (b, 1, 1, d) -> (b, c, h, w)."""
         with scope("res_block"):
-            h = self.norm(rearrange(self.depthwise(x), "b c h w -> b h w c"))
+            h = layer_norm(rearrange(self.depthwise(x), "b c h w -> b h w c"), self.norm)
             h = self.down(self.response(F.gelu(self.up(h))))
             h = self.modulation(h + rearrange(x, "b c h w -> b h w c"), t)
-            return rearrange(h, "b h w c -> b c h w").contiguous()
+            return laid_like(rearrange(h, "b h w c -> b c h w"), x)
 
 
 class TextBlock(nn.Module):
@@ -106,7 +108,7 @@ class TextBlock(nn.Module):
 
     def forward(self, x: Tensor, first: KV, second: KV) -> Tensor:
         for norm, attention, kv in zip(self.norms, self.attentions, (first, second), strict=True):
-            x = x + attention(norm(x), kv)
+            x = x + attention(layer_norm(x, norm), kv)
         return x
 
 
@@ -120,12 +122,11 @@ class Resample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with scope("resample"):
-            return self.conv(
-                rearrange(self.norm(rearrange(x, "b c h w -> b h w c")), "b h w c -> b c h w").contiguous()
-            )
+            h = rearrange(layer_norm(rearrange(x, "b c h w -> b h w c"), self.norm), "b h w c -> b c h w")
+            return self.conv(laid_like(h, x))
 
 
-class Stage(nn.Module):
+class UVitStage(nn.Module):
     """Convolution blocks and attention to the text in turn: (b, c, h, w) -> (b, c, h, w)."""
 
     def __init__(self, config: UVitConfig) -> None:
@@ -141,11 +142,11 @@ class Stage(nn.Module):
         for index, (conv, text) in enumerate(zip(self.conv_blocks, self.text_blocks, strict=True)):
             x = conv(x, t)
             tokens = text(rearrange(x, "b c h w -> b (h w) c"), *cross[2 * index : 2 * index + 2])
-            x = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2]).contiguous()
+            x = to_pixels(tokens, x)
         return x
 
 
-class Layer(nn.Module):
+class UVitLayer(nn.Module):
     """Self-attention, cross-attention to the text, GEGLU, each after a modulated norm and added to its input."""
 
     def __init__(self, config: UVitConfig) -> None:
@@ -160,9 +161,9 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cross: KV) -> Tensor:
         """x: (b, n, d), t: (b, 1, d) -> (b, n, d)."""
-        x = x + self.self_attention(self.self_modulation(self.self_norm(x), t))
-        x = x + self.cross_attention(self.cross_modulation(self.cross_norm(x), t), cross)
-        return x + self.feed_forward(self.ff_modulation(self.ff_norm(x), t))
+        x = x + self.self_attention(self.self_modulation(layer_norm(x, self.self_norm), t))
+        x = x + self.cross_attention(self.cross_modulation(layer_norm(x, self.cross_norm), t), cross)
+        return x + self.feed_forward(self.ff_modulation(layer_norm(x, self.ff_norm), t))
 
 
 class UVit(nn.Module):
@@ -180,17 +181,17 @@ class UVit(nn.Module):
         self.enter_norm = nn.RMSNorm(config.embedding_dim, eps)
         self.enter = nn.Conv2d(config.embedding_dim, channels, 1, bias=False)
         self.shrink = Resample(config, nn.Conv2d) if config.resample else nn.Identity()
-        self.down = Stage(config)
+        self.down = UVitStage(config)
         self.to_layers_norm, self.to_layers = nn.RMSNorm(channels, eps), nn.Linear(channels, dim, bias=False)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.layers = nn.ModuleList(UVitLayer(config) for _ in range(config.depth))
         self.from_layers_norm, self.from_layers = nn.RMSNorm(dim, eps), nn.Linear(dim, channels, bias=False)
-        self.up = Stage(config)
+        self.up = UVitStage(config)
         self.grow = Resample(config, nn.ConvTranspose2d) if config.resample else nn.Identity()
         self.leave = nn.Conv2d(channels, config.embedding_dim, 1, bias=False)
         self.leave_norm = nn.RMSNorm(config.embedding_dim, eps)
         self.head = nn.Conv2d(config.embedding_dim, config.codebook_size, 1, bias=False)
 
-    def context(self, text: Tensor, pooled: Tensor, numbers: Tensor) -> Told:
+    def context(self, text: Tensor, pooled: Tensor, numbers: Tensor) -> UVitContext:
         """Text features (b, m, text_dim), pooled text (b, pooled_dim), sizes, crop and score (b, numbers)."""
         check_features("text", text, self.text.in_features)
         check_features("pooled", pooled, self.told.pooled_dim)
@@ -199,24 +200,26 @@ class UVit(nn.Module):
             timestep_features(numbers.flatten(), self.told.number_dim), "(b n) d -> b (n d)", b=len(text)
         )
         vector = self.vector(torch.cat([pooled, features.to(pooled.dtype)], dim=1))
-        text = self.text_norm(self.text(text))
-        layers = tuple(cast(Layer, layer).cross_attention.project(text) for layer in self.layers)
-        return Told(vector, self.down.context(text), layers, self.up.context(text))
+        text = layer_norm(self.text(text), self.text_norm)
+        layers = tuple(cast(UVitLayer, layer).cross_attention.project(text) for layer in self.layers)
+        return UVitContext(vector, self.down.context(text), layers, self.up.context(text))
 
-    def forward(self, tokens: Tensor, context: Told) -> Tensor:
+    def forward(self, tokens: Tensor, context: UVitContext) -> Tensor:
         """context: what `context` makes of a text, once for all steps."""
         if self.resample and (tokens.shape[1] % 2 or tokens.shape[2] % 2):
             raise ValueError(f"tokens are {tokens.shape[1]} x {tokens.shape[2]}: both sides must be even")
         t = rearrange(context.vector, "b d -> b 1 d")
         place = rearrange(t, "b 1 d -> b 1 1 d")
-        x = self.enter(rearrange(self.enter_norm(self.embedding(tokens)), "b h w c -> b c h w").contiguous())
+        x = rearrange(layer_norm(self.embedding(tokens), self.enter_norm), "b h w c -> b c h w")
+        x = self.enter(laid_like(x, self.enter.weight))
         x = self.down(self.shrink(x), place, context.down)
         height = x.shape[2]
         with scope("transformer"):
-            x = self.to_layers(self.to_layers_norm(rearrange(x, "b c h w -> b (h w) c")))
+            x = self.to_layers(layer_norm(rearrange(x, "b c h w -> b (h w) c"), self.to_layers_norm))
             for layer, cross in zip(self.layers, context.layers, strict=True):
                 x = layer(x, t, cross)
-            x = self.from_layers(self.from_layers_norm(x))
-        x = self.up(rearrange(x, "b (h w) c -> b c h w", h=height).contiguous(), place, context.up)
+            x = self.from_layers(layer_norm(x, self.from_layers_norm))
+        x = laid_like(rearrange(x, "b (h w) c -> b c h w", h=height), self.leave.weight)
+        x = self.up(x, place, context.up)
         x = rearrange(self.leave(self.grow(x)), "b c h w -> b h w c")
-        return self.head(rearrange(self.leave_norm(x), "b h w c -> b c h w").contiguous())
+        return self.head(laid_like(rearrange(layer_norm(x, self.leave_norm), "b h w c -> b c h w"), self.head.weight))

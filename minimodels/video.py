@@ -15,20 +15,41 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minimodels.blocks import Attention, Computed, Geglu, Heads
-from minimodels.kernels.fused import group_norm, layer_norm
+from minimodels.kernels.fused import Residual, complete, group_norm, layer_norm, takes_temporal_conv, temporal_conv
+from minimodels.kernels.layout import laid_like
 from minimodels.kernels.scope import scope
 from minimodels.unet_config import LevelAttention, Motion, Pseudo3d, TextToVideo, UNet
 
 
-class TemporalConv(nn.Conv3d):
-    """Convolution over the frames of each pixel: (b f, c, h, w) -> (b f, c, h, w)."""
+def _to_pixels(tokens: Tensor, like: Tensor) -> Tensor:
+    """Tokens (b, f, h w, c) as pixels (b f, c, h, w), laid out in memory as pixels `like` are."""
+    height, width = like.shape[2:]
+    return laid_like(rearrange(tokens, "b f (h w) c -> (b f) c h w", h=height, w=width), like)
+
+
+class FrameConv(nn.Conv3d):
+    """Convolution over the frames of each pixel: (b, c, f, h, w) -> the same."""
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__(channels, channels, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
-        x = super().forward(rearrange(x, "(b f) c h w -> b c f h w", f=frames))
-        return rearrange(x, "b c f h w -> (b f) c h w").contiguous()
+    def forward(self, x: Tensor, residual: Residual | None = None) -> Tensor:  # type: ignore[override]
+        """Residual: what is added to the result."""
+        return temporal_conv(x, self, residual)
+
+
+class TemporalConv(FrameConv):
+    """The same of the frames of a sample one after the other: (b f, c, h, w) -> (b f, c, h, w)."""
+
+    def forward(self, x: Tensor, frames: int, residual: Residual | None = None) -> Tensor:  # type: ignore[override]
+        """Residual: what is added to the result."""
+        split, join = "(b f) c h w -> b c f h w", "b c f h w -> (b f) c h w"
+        h = rearrange(x, split, f=frames)
+        if residual is not None and takes_temporal_conv(h, self):
+            added = Residual(rearrange(residual.x, split, f=frames), residual.bias)
+            return rearrange(super().forward(h, added), join)
+        y = laid_like(rearrange(super().forward(h), join), x)
+        return y if residual is None else complete(residual) + y
 
 
 class TemporalConvs(nn.Module):
@@ -41,16 +62,15 @@ class TemporalConvs(nn.Module):
         super().__init__()
         kernel, count = temporal.kernel, range(temporal.convs)
         self.norms = nn.ModuleList(nn.GroupNorm(groups, channels, 1e-5) for _ in count)
-        self.convs = nn.ModuleList(
-            nn.Conv3d(channels, channels, (kernel, 1, 1), padding=(kernel // 2, 0, 0)) for _ in count
-        )
+        self.convs = nn.ModuleList(FrameConv(channels, kernel) for _ in count)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         x = h = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
-        for norm, conv in zip(self.norms, self.convs, strict=True):
+        last = len(self.convs) - 1
+        for index, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
             assert isinstance(norm, nn.GroupNorm)
-            h = conv(group_norm(h, norm, "silu"))
-        return rearrange(x + h, "b c f h w -> (b f) c h w")
+            h = conv(group_norm(h, norm, "silu"), Residual(x) if index == last else None)
+        return rearrange(h, "b c f h w -> (b f) c h w")
 
 
 class TemporalAttention(nn.Module):
@@ -62,9 +82,8 @@ class TemporalAttention(nn.Module):
         self.attention = Attention(channels, channels, heads, "temporal", bias="all")
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        height, width = x.shape[2:]
         tokens = rearrange(group_norm(x, self.norm), "(b f) c h w -> b f (h w) c", f=frames).contiguous()
-        return x + rearrange(self.attention(tokens), "b f (h w) c -> (b f) c h w", h=height, w=width).contiguous()
+        return x + _to_pixels(self.attention(tokens), x)
 
 
 class FramePositions(Computed):
@@ -126,14 +145,13 @@ class TemporalTransformer(nn.Module):
         self.blocks = nn.ModuleList(TemporalBlock(dim, heads, max_frames) for _ in range(depth))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        residual, (height, width) = x, x.shape[2:]
+        residual = x
         with scope("transformer"):
             x = group_norm(rearrange(x, "(b f) c h w -> b c f h w", f=frames), self.norm)
             x = self.enter(rearrange(x, "b c f h w -> b f (h w) c").contiguous())
             for block in self.blocks:
                 x = block(x)
-            x = rearrange(self.leave(x), "b f (h w) c -> (b f) c h w", h=height, w=width).contiguous()
-            return residual + x
+            return residual + _to_pixels(self.leave(x), residual)
 
 
 def attention_over_frames(

@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minimodels.kernels.backend import choice
+from minimodels.kernels.layout import format_of
 from minimodels.kernels.scope import AttentionCall
 from minimodels.kernels.work import OURS, Formula, Work
 from minimodels.sim import formulas_matrix as matrix
 from minimodels.sim import formulas_memory as memory
-from minimodels.sim.traffic import traffic
+from minimodels.sim.traffic import convolved_format, traffic
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 GROUP_NORM = torch.ops.aten.group_norm.default
+CONVOLUTIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default, torch.ops.aten.conv_transpose2d.input)
 
 
 def run(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], core: AttentionCall | None) -> Any:
@@ -30,10 +33,14 @@ def run(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, An
     On `meta` torch takes its math path for attention, whose result is contiguous. The fused kernels keep the
     layout of q, `efficient` puts heads next to head_dim: what follows needs no copy.
     Source: torch/_meta_registrations.py, the kernels' own shape rules. A group norm takes torch 5 ms of small
-    operators there; on a GPU it is contiguous, whatever it is given. Source: torch/native/group_norm.cpp.
+    operators there; on a GPU it is contiguous, whatever it is given, on a CPU it keeps channels-last. Source:
+    torch/native/group_norm.cpp. A convolution is channels-last where its weight alone is, too: not so on `meta`.
     """
     if func is GROUP_NORM:
-        return torch.empty_like(args[0], memory_format=torch.contiguous_format)
+        keeps = choice().target == "cpu"
+        return torch.empty_like(args[0], memory_format=format_of(args[0]) if keeps else torch.contiguous_format)
+    if func in CONVOLUTIONS:
+        return torch.empty_like(func(*args, **kwargs), memory_format=convolved_format(args[0], args[1]))
     if func is not ATTENTION or core is None or core.backend == "math":
         return func(*args, **kwargs)
     q, v = args[0], args[2]

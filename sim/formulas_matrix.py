@@ -10,11 +10,11 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from minimodels.kernels.layout import LAST
 from minimodels.kernels.work import Conv, Work, size_bytes, stored_bytes
-from minimodels.sim.traffic import copying, one_dimension, traffic, uncontiguous
+from minimodels.sim.traffic import convolved_format, copying, one_dimension, reordered, traffic
 
 MANY_POINTS = 25  # from here on torch computes distances as a product
 
@@ -81,15 +81,15 @@ def convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor
     channels, taps = weight.shape[0] // groups, prod(weight.shape[1:])
     flops = 2 * groups * pixels * channels * taps
     bias = len(args) > 2 and args[2] is not None or kwargs.get("bias") is not None
-    conv = Conv(weight.shape[1], size_bytes(x), size_bytes(weight), size_bytes(y), _channels_last(x), bias)
+    conv = Conv(weight.shape[1], size_bytes(x), size_bytes(weight), size_bytes(y), _channels_last(x, weight), bias)
     work = Work("conv", flops, read, written, 1, (groups, pixels, channels, taps), conv=conv)
-    return copying(work, uncontiguous(x))
+    return copying(work, *reordered(x, weight))
 
 
-def _channels_last(x: Tensor) -> bool:
-    """Whether x lies as the kernels of tensor cores take it: channels beside each other."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-    return x.shape[1] == 1 or last is not None and x.is_contiguous(memory_format=last)
+def _channels_last(x: Tensor, weight: Tensor) -> bool:
+    """Whether x is convolved as the kernels of tensor cores take it: channels beside each other."""
+    wanted, last = convolved_format(x, weight), LAST.get(x.dim())
+    return x.shape[1] == 1 or last is not None and (wanted is last or x.is_contiguous(memory_format=last))
 
 
 def transposed_convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -100,7 +100,7 @@ def transposed_convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: t
     pixels = x.shape[0] * prod(x.shape[2:])
     channels, taps = prod(weight.shape[1:]), weight.shape[0] // groups
     work = Work("conv", 2 * groups * pixels * channels * taps, read, written, 1, (groups, pixels, channels, taps))
-    return copying(work, uncontiguous(x))
+    return copying(work, *reordered(x, weight))
 
 
 def attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from minimodels.kernels.layout import format_of
 from minimodels.kernels.work import Work, size_bytes, stored_bytes
 from minimodels.sim.traffic import copying, one_dimension, tensors_in, traffic, uncontiguous
 
@@ -31,7 +32,8 @@ def _strided(inputs: list[Tensor], out: Tensor) -> bool:
 def norm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     read, written = traffic(args, kwargs, out)
     x = args[0]
-    copied = 0 if x.is_contiguous() else size_bytes(x)
+    # A kernel that returns channels-last takes it, too
+    copied = 0 if x.is_contiguous(memory_format=format_of(out[0])) else size_bytes(x)
     blocks = x.shape[0] * args[1] if isinstance(args[1], int) else None  # one per group of a group norm
     return copying(Work("norm", 0, read, written, workspace=_statistics(args), blocks=blocks), copied)
 

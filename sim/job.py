@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from minimodels.kinds import Config
 from minimodels.pipelines import example_input, generate
 from minimodels.run import DTYPES, Run, build
+from minimodels.run import prepare as prepare_parts
 from minimodels.sim.foreign import made_visible
 from minimodels.sim.profile import RunRecord
 
@@ -49,7 +50,7 @@ def of_config(config: Config, run: Run) -> Job:
     """The whole pipeline of an architecture, with random weights and tokens."""
 
     def prepare(device: str | torch.device) -> Prepared:
-        parts = build(config, device, DTYPES[run.dtype], run.seed)
+        parts = prepare_parts(build(config, device, DTYPES[run.dtype], run.seed), run)
         tokens = example_input(config, run.batch, device, run.seed)
         return Prepared(parts, (tokens,), lambda: generate(config, parts, tokens))
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minimodels.kernels.backend import choice
+from minimodels.kernels.layout import LAST, channels_last, format_of
 from minimodels.kernels.work import Work, size_bytes, stored_bytes
 
 
@@ -41,11 +43,30 @@ def one_dimension(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def uncontiguous(x: Tensor) -> int:
-    """Bytes of the copy that a convolution makes of x, 0 if it lies in one of the orders the kernels know."""
-    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-    if x.is_contiguous() or channels_last is not None and x.is_contiguous(memory_format=channels_last):
-        return 0
-    return size_bytes(x)
+    """Bytes of the copy that resampling makes of x, 0 if it lies in one of the orders the kernels know."""
+    return 0 if x.is_contiguous() or x.is_contiguous(memory_format=format_of(x)) else size_bytes(x)
+
+
+def convolved_format(x: Tensor, weight: Tensor) -> torch.memory_format:
+    """The memory format in which x is convolved: channels last where it or the weight is, if there is such a kernel.
+
+    There is none of cuDNN's in float64. A CPU has one for two dimensions, and for three in oneDNN, which torch takes
+    with several threads.
+    Source: torch/native/ConvUtils.h, cudnn_conv_suggest_memory_format; Convolution.cpp, use_mkldnn.
+    """
+    exists = x.dtype != torch.float64
+    if choice().target == "cpu":
+        several = torch.get_num_threads() > 1 and torch._C._get_mkldnn_enabled()
+        exists = x.dim() == 4 or exists and several
+    last = exists and (channels_last(x) or channels_last(weight))
+    return LAST[x.dim()] if last else torch.contiguous_format
+
+
+def reordered(x: Tensor, weight: Tensor) -> tuple[int, int]:
+    """Bytes of the copies that a convolution makes of x and its weight, 0 where they lie as it takes them."""
+    wanted = convolved_format(x, weight)
+    of_x, of_weight = (0 if y.is_contiguous(memory_format=wanted) else size_bytes(y) for y in (x, weight))
+    return of_x, of_weight
 
 
 def copying(work: Work, *copies: int) -> Work:

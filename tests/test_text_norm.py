@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from minimodels.loader import load
 from minimodels.run import build, parameters
-from minimodels.unet_blocks import TextAppendedAttention
+from minimodels.unet_attention import TextAppendedAttention
 from minimodels.unet_config import EfficientUNet, UNet
 
 NETWORKS = ("unet", "super_resolution_1", "super_resolution_2")

@@ -9,12 +9,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from minimodels.autoencoder import VitDecoder
 from minimodels.blocks import Attention, Heads
 from minimodels.config import AutoregressiveImage, LanguageModel
 from minimodels.config import Stack as StackConfig
 from minimodels.kernels.backend import attention_backend
 from minimodels.loader import load
+from minimodels.pixel_decoder import VitDecoder
 from minimodels.run import build, parameters
 from minimodels.transformer import Cache, Decoder, Encoder, Stack, TextToTokens
 from minimodels.upscaler import ConvUpscaler

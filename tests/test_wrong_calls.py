@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from minimodels.autoencoder import KlAutoencoder, VqAutoencoder
 from minimodels.autoencoder_config import KlDecoder, VqDecoder
-from minimodels.kl_autoencoder import KlAutoencoder
 from minimodels.loader import load
 from minimodels.masked import MaskedTransformer
 from minimodels.run import build
 from minimodels.transformer import Decoder, TextEncoder
 from minimodels.uvit import UVit
-from minimodels.vqgan import VqAutoencoder
 
 
 def network(name: str, part: str) -> Any:

@@ -5,8 +5,8 @@ Ours counts `scaling_factor` and `shift_factor` in, which diffusers leaves to it
 
 from __future__ import annotations
 
+from minimodels.autoencoder import KlAutoencoder
 from minimodels.autoencoder_config import KlDecoder
-from minimodels.kl_autoencoder import KlAutoencoder
 from minimodels.peers import Peer, Settings, Table
 from minimodels.peers.tokens import CONV_NAMES
 

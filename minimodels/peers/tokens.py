@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from minimodels.autoencoder import VqAutoencoder
 from minimodels.autoencoder_config import VqDecoder
 from minimodels.peers import Peer, Settings, State, Table
 from minimodels.token_config import UVit as UVitConfig
 from minimodels.unet_config import check_divides
 from minimodels.uvit import UVit
-from minimodels.vqgan import VqAutoencoder
 
 
 def vq_decoder(table: Table) -> VqDecoder:

@@ -50,7 +50,7 @@ def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
         cost = min(
             cost, product((groups, pixels, channels, reduced), moved - copied, dtype, device, own, l2, "conv", menu)
         )
-    passes = [copied] * (work.launches - 1)
+    passes = [copied // (work.launches - 1)] * (work.launches - 1) if work.launches > 1 else []
     if conv and tensor_cores and not conv.channels_last:
         passes += [2 * conv.input, 2 * conv.weight]
     if conv and conv.bias:

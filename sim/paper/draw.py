@@ -37,3 +37,20 @@ def figure(*panels: Panel, height: float = 4.0, columns: int = 1) -> tuple[Figur
     for axes in grid[len(panels) :]:
         axes.remove()
     return made, grid[: len(panels)]
+
+
+def log_axes(axes: Axes, x: bool = True, y: bool = True) -> None:
+    """Logarithmic axes with plain numbers at 1, 2 and 5 of every decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if x:
+        axes.set_xscale("log")
+    if y:
+        axes.set_yscale("log")
+    for axis, wanted in ((axes.xaxis, x), (axes.yaxis, y)):
+        if wanted:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value:,.3g}" if value < 1e4 else f"{value:,.0f}")
+            )
+            axis.set_minor_formatter(NullFormatter())

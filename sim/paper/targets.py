@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minimodels.sim import plots
 from minimodels.sim.files import write_whole
-from minimodels.sim.paper import flash, frames, scaling, sequence, sizes
+from minimodels.sim.paper import flash, frames, scaling, sequence, sizes, temporal
 from minimodels.sim.paper.result import Result, as_csv, score_row, scoreboard
 from minimodels.sim.paper.study import Study
 
@@ -24,6 +24,8 @@ TARGETS: dict[str, Target] = {
     "fig8": sequence.fig8,
     "fig9": sizes.fig9,
     "fig10": scaling.fig10,
+    "fig11": temporal.fig11,
+    "fig12": temporal.fig12,
     "fig14": frames.fig14,
 }
 SCOREBOARD = "scoreboard.csv"

@@ -32,6 +32,18 @@ def test_a_walk_under_our_kernels_has_our_operators_and_a_cpu_run_the_same(name:
     )
 
 
+TORCHS = ("group_norm", "layer_norm", "rms_norm")
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels-last"))
+@pytest.mark.parametrize("name", [name for name in loader.names() if name.endswith("-tiny")])
+def test_no_norm_of_any_network_is_left_to_torch(name: str, layout: Any) -> None:
+    ours = simulate(loader.load(name), Run(kernels="triton", layout=layout))
+    assert not {op.name for op in ours.ops if op.name in TORCHS}
+    theirs = simulate(loader.load(name), Run(layout=layout))
+    assert {op.name for op in theirs.ops} & set(TORCHS), "it has norms"
+
+
 @pytest.mark.parametrize("name", ("stable-diffusion-tiny", "sdxl-tiny"))
 def test_a_network_says_the_same_under_our_kernels(name: str) -> None:
     config = loader.load(name)

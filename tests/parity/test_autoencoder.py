@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from minimodels.autoencoder import KlAutoencoder
 from minimodels.diffusion_config import LatentDiffusion
-from minimodels.kl_autoencoder import KlAutoencoder
 from minimodels.loader import load
 from minimodels.peers.autoencoder import PEERS
 from minimodels.run import parameters

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minimodels.autoencoder import VqDecoder
 from minimodels.loader import load
 from minimodels.parts import make
+from minimodels.pixel_decoder import VqDecoder
 from minimodels.token_config import ParallelImage
 from minimodels.weights import from_pretrained
 from tests.parity.peers import assert_close, randomise, reread

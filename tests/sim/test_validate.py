@@ -13,6 +13,8 @@ from rich.console import RenderableType
 from minimodels.sim import accuracy_table, tables
 from minimodels.sim.validate import COLUMNS, Row, coverage, fittable, groups, shipped, validate, write_rows
 
+pytestmark = pytest.mark.xdist_group("validate")  # in one process: predicting the shipped table takes 20 s
+
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, Row]:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from minimodels.autoencoder_config import ConvDecoder as ConvDecoderConfig
 from minimodels.blocks import Attention, Heads
+from minimodels.kernels.fused import group_norm
 from minimodels.kernels.scope import scope
-from minimodels.unet_blocks import ResBlock, ResSettings
+from minimodels.unet_blocks import ResBlock, ResSettings, to_pixels
 
 
-class PixelAttention(nn.Module):
+class MiddleAttention(nn.Module):
     """Self-attention of one head over all pixels: (b, c, h, w) -> (b, c, h, w)."""
 
     def __init__(self, channels: int, groups: int, eps: float) -> None:
@@ -28,8 +29,9 @@ class PixelAttention(nn.Module):
         self.attention = Attention(channels, channels, Heads(1, 1, channels), "self", bias="all")
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c").contiguous()  # once, not in every projection
-        return x + rearrange(self.attention(tokens), "b (h w) c -> b c h w", h=x.shape[2]).contiguous()
+        tokens = rearrange(group_norm(x, self.norm), "b c h w -> b (h w) c")
+        tokens = tokens.contiguous()  # once, not in every projection
+        return x + to_pixels(self.attention(tokens), x)
 
 
 class Middle(nn.Sequential):
@@ -39,11 +41,11 @@ class Middle(nn.Sequential):
         width, groups, eps = config.channels[0], config.norm_groups, config.norm_eps
         layers: dict[str, nn.Module] = {"before": ResBlock(settings, width, width)}
         if config.middle_attention:
-            layers["attention"] = PixelAttention(width, groups, eps)
+            layers["attention"] = MiddleAttention(width, groups, eps)
         super().__init__(OrderedDict(layers, after=ResBlock(settings, width, width)))
 
 
-class Level(nn.Module):
+class ConvLevel(nn.Module):
     """Residual blocks of one resolution, then a layer that changes it: (b, in_channels, h, w) -> (b, channels, h', w')."""
 
     def __init__(
@@ -80,7 +82,7 @@ class ConvEncoder(nn.Module):
         levels: list[nn.Module] = []
         for index, channels in reversed(list(enumerate(config.channels))):
             resample = CornerDownsample(channels) if index > 0 else nn.Identity()
-            levels.append(Level(settings, width, channels, config.res_blocks - 1, resample))
+            levels.append(ConvLevel(settings, width, channels, config.res_blocks - 1, resample))
             width = channels
         self.down = nn.Sequential(*levels)
         self.middle = Middle(config, settings)
@@ -88,4 +90,4 @@ class ConvEncoder(nn.Module):
         self.leave = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.leave(F.silu(self.norm(self.middle(self.down(self.enter(x))))))
+        return self.leave(group_norm(self.middle(self.down(self.enter(x))), self.norm, "silu"))
