@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import product
+from math import cos, hypot, radians, sin
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +26,15 @@ class Panel:
     y: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table: what it says, in small what it is held against, and whether the two differ."""
+
+    text: str
+    beside: str = ""
+    marked: bool = False
+
+
 def figure(*panels: Panel, height: float = 4.0, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
     """A figure and its axes, row by row; height: inches of a row."""
     from matplotlib.figure import Figure
@@ -37,3 +49,87 @@ def figure(*panels: Panel, height: float = 4.0, columns: int = 1) -> tuple[Figur
     for axes in grid[len(panels) :]:
         axes.remove()
     return made, grid[: len(panels)]
+
+
+def name_points(
+    axes: Axes, points: Mapping[str, tuple[float, float]], avoid: Sequence[tuple[float, float]] = (), size: float = 8
+) -> None:
+    """Names beside their points, where they cover neither a point nor another name; far ones are joined by a line.
+
+    avoid: further points to leave free. Axes must have their scales; their limits stay as they are from here on.
+    """
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+    made = axes.get_figure(root=True)
+    assert made is not None
+    room = 0.86 * WIDTH, 0.78 * made.get_size_inches()[1] / len(made.get_axes())  # inches that the axes will have
+    to_share = axes.transScale + axes.transLimits
+    at = {name: to_share.transform(point) * room for name, point in points.items()}
+    taken = [_around(*at[name]) for name in at] + [_around(*to_share.transform(point) * room) for point in avoid]
+    line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+    for name, (x, y) in at.items():
+        dx, dy, box = _spot(x, y, 0.0078 * size * len(name), 0.0165 * size, room, taken)
+        taken.append(box)
+        side = "left" if dx > 0.01 else "right" if dx < -0.01 else "center"
+        look: dict[str, Any] = {
+            "fontsize": size,
+            "ha": side,
+            "va": "center",
+            "textcoords": "offset points",
+            "zorder": 5,
+        }
+        axes.annotate(name, points[name], (72 * dx, 72 * dy), arrowprops=line if hypot(dx, dy) > 0.25 else None, **look)
+
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in inches
+
+
+def _around(x: float, y: float) -> Box:
+    return x - 0.06, y - 0.06, x + 0.06, y + 0.06
+
+
+def _spot(
+    x: float, y: float, wide: float, high: float, room: tuple[float, float], taken: Sequence[Box]
+) -> tuple[float, float, Box]:
+    """How far from (x, y) a text goes, and the box it takes: the nearest free one, or the last that was tried."""
+    found = 0.0, 0.0, _around(x, y)
+    for distance, angle in product((0.11, 0.2, 0.32, 0.46, 0.62, 0.8), (0, 180, 45, -45, 135, -135, 90, -90)):
+        dx, dy = distance * cos(radians(angle)), distance * sin(radians(angle))
+        left = x + dx - (0 if dx > 0.01 else wide if dx < -0.01 else wide / 2)
+        found = dx, dy, (left, y + dy - high / 2, left + wide, y + dy + high / 2)
+        box = found[2]
+        inside = box[0] >= 0 and box[1] >= 0 and box[2] <= room[0] and box[3] <= room[1]
+        if inside and not any(_overlap(box, other) for other in taken):
+            break
+    return found
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def cells(title: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> Figure:
+    """A table with a line of text for its title and lines of notes under it; marked cells are shaded and say so."""
+    from matplotlib.figure import Figure
+
+    texts = [line for note in notes for line in textwrap.wrap(note, 125, subsequent_indent="  ")]
+    height, small = 0.36 * (len(rows) + 1), 0.16 * len(texts)
+    whole = height + small + 0.6
+    made = Figure(figsize=(WIDTH, whole))
+    axes = made.add_axes((0.01, (small + 0.15) / whole, 0.98, height / whole))
+    axes.set(xlim=(0, len(header) - 0.2), ylim=(len(rows) + 1, 0))
+    axes.axis("off")
+    for row, line in enumerate([[Cell(name) for name in header], *rows]):
+        for column, cell in enumerate(line):
+            left = column - 0.2 if column else 0.0
+            if cell.marked:
+                axes.fill_between([left, left + 0.97], row + 0.04, row + 0.96, color="#F6CDB0", linewidth=0)
+            look: dict[str, Any] = {"va": "center", "fontweight": "bold" if not (row and column) else "normal"}
+            axes.text(left + 0.04, row + (0.32 if cell.beside else 0.5), cell.text, fontsize=8, **look)
+            beside = f"\N{NOT EQUAL TO} {cell.beside}" if cell.marked else cell.beside
+            axes.text(
+                left + 0.04, row + 0.72, beside, fontsize=6.5, color="black" if cell.marked else "#555555", va="center"
+            )
+        axes.axhline(row + 1, color="black" if not row else "#DDDDDD", linewidth=0.8)
+    made.text(0.015, 1 - 0.25 / whole, title, fontsize=10, va="center")
+    made.text(0.015, (small + 0.08) / whole, "\n".join(texts), fontsize=6.5, va="top", linespacing=1.35)
+    return made
