@@ -16,7 +16,7 @@ from minimodels.run import build, parameters
 from minimodels.sim import units, views
 from minimodels.sim.paper.draw import WIDTH
 from minimodels.sim.paper.result import Result, Score
-from minimodels.sim.paper.study import DIFFUSION, TRANSFORMERS, WORKLOADS, Study, config_of, image_side
+from minimodels.sim.paper.study import DIFFUSION, TRANSFORMERS, WORKLOADS, Study, config_of, image_side, where
 from minimodels.sim.profile import Profile
 from minimodels.token_config import ParallelImage
 
@@ -108,7 +108,7 @@ def _picture(profiles: dict[str, Profile], params: dict[str, dict[str, int]]) ->
     for index, name in enumerate(FOUR):
         _row(axes, ROW * (len(FOUR) - 1 - index), name, profiles[name], params[name], largest)
     axes.text(0.15, ROW * len(FOUR) + 0.15, "Area of a block: its parameters, one scale. Bar: the time of an image, "
-              f"{units.printable(profiles['Imagen'].device.title)}", fontsize=10)  # fmt: skip
+              f"{where(profiles['Imagen'])}", fontsize=10)  # fmt: skip
     handles = [Patch(color=colour, label=role) for role, colour in ROLES.items()]
     made.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
     return made
@@ -167,7 +167,7 @@ def _scores(study: Study) -> Iterator[Score]:
     dimensions["LLaMA"] = DIMENSIONS["text"]
     yield Score("int-02", "1D text, 2D images, 3D video: "
                 + ", ".join(f"{list(dimensions.values()).count(n)} workloads of {n}D" for n in (1, 2, 3)),
-                True, "axes of what is generated")  # fmt: skip
+                {*dimensions.values()} == {1, 2, 3}, "axes of what is generated")  # fmt: skip
     videos = [name for name, kind in kinds.items() if "video" in kind]
     yield Score("s3-06", f"{len(videos)}: {', '.join(videos)}", len(videos) == 2, "kinds of config")
     yield from _denoising(study)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 from minimodels.sim import units
@@ -150,16 +150,20 @@ def fig4(study: Study) -> Result:
 
 def _picture(ours: dict[str, Published], fronts: dict[str, list[Published]]) -> Any:
     names = ", ".join(short(row) for row in fronts["zero-shot"])
-    newer = others()
+    newer, shown = others(), videos(VIDEO[0])
+    moving = ", ".join(short(row) for row in front(shown))
     made, (images, videos_) = figure(
         Panel(f"Text to image. Zero-shot front: {names}", "COCO FID (lower is better)", "parameters, billions"),
-        Panel("Text to video, to 2023", "FVD on UCF-101, zero-shot (lower is better)", "parameters, billions"),
+        Panel(
+            f"Text to video, to {STUDIED}. Front: {moving}",
+            "FVD on UCF-101, zero-shot (lower is better)",
+            "parameters, billions",
+        ),
         height=4.2,
     )
     grey = [(row.value, (row.params or 0) / 1e9) for row in newer]
     images.scatter(*zip(*grey, strict=True), s=12, color="#BBBBBB", zorder=1)
     _plot(images, ours.values(), fronts["zero-shot"], grey)
-    shown = videos(VIDEO[0])
     _plot(videos_, shown, front(shown))
     _legend(made, [*ours.values(), *shown])
     return made
@@ -193,7 +197,13 @@ def _plot(
         name if names.count(name) == 1 else row.model: (row.value, (row.params or 0) / 1e9)
         for name, row in zip(names, rows, strict=True)
     }
-    name_points(axes, spots, avoid, 7.5)
+    name_points(axes, spots, [*avoid, *_along(steps)], 7.5)
+
+
+def _along(steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points of the line through `steps`, straight on a logarithmic axis of the second coordinate."""
+    shares = [step / 20 for step in range(1, 20)]
+    return [(a[0] + s * (b[0] - a[0]), a[1] * (b[1] / a[1]) ** s) for a, b in pairwise(steps) for s in shares]
 
 
 def _legend(made: Any, rows: Sequence[Published]) -> None:

@@ -12,6 +12,8 @@ from math import nan, prod
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
+
 from minimodels.sim import units, views
 from minimodels.sim.paper.draw import Panel, figure, name_points
 from minimodels.sim.paper.result import Result, Score, numbers
@@ -24,6 +26,7 @@ from minimodels.sim.paper.study import (
     config_of,
     generators,
     image_side,
+    where,
 )
 from minimodels.sim.profile import Profile
 
@@ -71,26 +74,28 @@ def _ridge(profile: Profile) -> float | None:
 
 def _fig5_figure(points: dict[str, tuple[Profile, tuple[str, ...]]]) -> Any:
     made, panels = figure(*(Panel("", f"{said} (FLOP/B)", "attained, TFLOP/s") for said in READINGS.values()))
-    device = next(iter(points.values()))[0].device
+    first, _ = next(iter(points.values()))
     for axes, reading in zip(panels, READINGS, strict=True):
         found = {n: (intensity(p, reading, *stages), attained(p, *stages) / 1e12) for n, (p, stages) in points.items()}
-        ridge, peak = _ridge(next(iter(points.values()))[0]), (device.peak_flops or nan) / 1e12
+        ridge, peak = _ridge(first), (first.device.peak_flops or nan) / 1e12
         axes.set(xscale="log", yscale="log")
+        roof: list[tuple[float, float]] = []
         for name, (x, y) in found.items():
             face = KINDS.get(name, "white")
             axes.plot([x], [y], "s" if name in TRANSFORMERS else "o" if name in DIFFUSION else "^", markersize=8,
                       color=KINDS[name.split()[0] if name not in KINDS else name], markerfacecolor=face)  # fmt: skip
         if ridge is not None:
-            xs = [min(0.5, *(x for x, _ in found.values())), ridge, max(2 * x for x, _ in found.values())]
+            xs = [min(0.5, *(x for x, _ in found.values())), ridge, max(5 * x for x, _ in found.values())]
             axes.plot(xs, [peak * xs[0] / ridge, peak, peak], color="black", linewidth=1.2)
+            roof = [(x, min(peak, peak * x / ridge)) for x in np.geomspace(xs[0], xs[-1], 100)]
             axes.axvspan(ridge, xs[-1], color="#EEEEEE", zorder=0)
             axes.set_xlim(xs[0], xs[-1])
             right = sum(x > ridge for name, (x, _) in found.items() if name in KINDS)
             axes.set_title(f"{right} of {len(KINDS)} right of the ridge, {units.digits(ridge)} FLOP/B: compute-bound "
-                           f"(grey); {units.printable(device.title)}", fontsize=10)  # fmt: skip
+                           f"(grey); {where(first)}", fontsize=10)  # fmt: skip
         heights = [y for _, y in found.values()] + ([] if ridge is None else [peak])
         axes.set_ylim(0.4 * min(heights), 2 * max(heights))
-        name_points(axes, found)
+        name_points(axes, found, roof)
     shapes = (("diffusion", "o", DIFFUSION[0]), ("transformer", "s", TRANSFORMERS[0]), ("language model", "^", "LLaMA"))
     handles = [
         panels[0].plot([], [], shape, color=KINDS[name], markersize=8, label=label)[0] for label, shape, name in shapes
@@ -183,7 +188,7 @@ def _fig1_figure(profiles: dict[str, Profile]) -> Any:
     names, first = list(profiles), next(iter(profiles.values()))
     made, (use, memory) = figure(
         Panel("The fleet's ratios are not public. What one inference uses of one GPU's rates", y="% of the peak"),
-        Panel(f"Memory at the peak of one inference: {units.printable(first.device.title)}", y="GB"),
+        Panel(f"Memory at the peak of one inference, {where(first)}", y="GB"),
         height=3.2,
     )
     for shift, label, colour, share in (

@@ -15,6 +15,7 @@ from minimodels.config import AutoregressiveImage
 from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion
 from minimodels.kinds import Config
 from minimodels.run import Run, build, parameters
+from minimodels.sim import units
 from minimodels.sim.profile import Profile
 from minimodels.sim.progress import Advance, silent
 from minimodels.token_config import ParallelImage
@@ -51,6 +52,11 @@ def image_side(config: Config) -> int:
         return config.super_resolution.axes[-1] * config.decoder.grows
     assert isinstance(config, LatentDiffusion | CascadedDiffusion), config.kind
     return config.run.image_size
+
+
+def where(profile: Profile) -> str:
+    """How a profile came about, for the title of a figure: "simulated on NVIDIA A100-SXM4-80GB"."""
+    return f"{profile.source} on {units.printable(profile.device.title)}"
 
 
 def generators(config: Config) -> int:
