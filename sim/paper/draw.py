@@ -51,6 +51,23 @@ def figure(*panels: Panel, height: float = 4.0, columns: int = 1) -> tuple[Figur
     return made, grid[: len(panels)]
 
 
+def log_axes(axes: Axes, x: bool = True, y: bool = True) -> None:
+    """Logarithmic axes with plain numbers at 1, 2 and 5 of every decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if x:
+        axes.set_xscale("log")
+    if y:
+        axes.set_yscale("log")
+    for axis, wanted in ((axes.xaxis, x), (axes.yaxis, y)):
+        if wanted:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value:,.3g}" if value < 1e4 else f"{value:,.0f}")
+            )
+            axis.set_minor_formatter(NullFormatter())
+
+
 def name_points(
     axes: Axes, points: Mapping[str, tuple[float, float]], avoid: Sequence[tuple[float, float]] = (), size: float = 8
 ) -> None:
@@ -65,20 +82,15 @@ def name_points(
     to_share = axes.transScale + axes.transLimits
     at = {name: to_share.transform(point) * room for name, point in points.items()}
     taken = [(2.0, _around(*at[name])) for name in at]
-    taken += [(0.4, _around(*to_share.transform(point) * room, 0.04)) for point in avoid]
+    taken += [(0.4, _around(*to_share.transform(point) * room, reach=0.04)) for point in avoid]
     line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
     for name, (x, y) in at.items():
         dx, dy, box = _spot(x, y, 0.0078 * size * len(name), 0.0165 * size, room, taken)
         taken += [(2.0, box), *((1.0, _around(x + share * dx, y + share * dy, 0.02)) for share in WAY)]
         side = "left" if dx > 0.01 else "right" if dx < -0.01 else "center"
-        look: dict[str, Any] = {
-            "fontsize": size,
-            "ha": side,
-            "va": "center",
-            "textcoords": "offset points",
-            "zorder": 5,
-        }
-        axes.annotate(name, points[name], (72 * dx, 72 * dy), arrowprops=line if hypot(dx, dy) > 0.18 else None, **look)
+        look: dict[str, Any] = {"ha": side, "va": "center", "fontsize": size, "zorder": 5}
+        joined = line if hypot(dx, dy) > 0.18 else None
+        axes.annotate(name, points[name], (72 * dx, 72 * dy), textcoords="offset points", arrowprops=joined, **look)
 
 
 WAY = tuple(step / 16 for step in range(1, 16))  # shares of the way from a point to its name

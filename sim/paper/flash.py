@@ -131,6 +131,12 @@ def shares(profile: Profile, reading: str) -> dict[str, float]:
     return {name: part.known_seconds / whole for name, part in parts.items()}
 
 
+def _group_norms(profile: Profile) -> float:
+    """The share of the time that group norms take."""
+    norms = views.totals(op for op in profile.ops if "group_norm" in op.name)
+    return norms.known_seconds / seconds(profile)
+
+
 def fig7(study: Study) -> Result:
     """Where the time goes with attention written out and with FlashAttention, in both readings."""
     pairs = dict(_pairs(study))
@@ -199,9 +205,7 @@ def _fig7_scores(pairs: dict[str, tuple[Profile, Profile]]) -> Iterator[Score]:
     yield from most(("abs-03", "int-08", "int-17"), DIFFUSION, 1, "Convolution", 0.44)
     yield from most(("abs-04", "int-09"), TRANSFORMERS, 1, "Linear", 0.49)
     suite = [name for name in pairs if name != "LLaMA"]
-    yield from _ranges(
-        "s4a-02", {name: share(name, 0, "Norm", "core") for name in DIFFUSION}, 0.04, 0.11, "core reading, all norms"
-    )
+    yield from _ranges("s4a-02", {name: _group_norms(pairs[name][0]) for name in DIFFUSION}, 0.04, 0.11, "core reading")
     averages = {reading: mean(share(name, 0, "Attention", reading) for name in suite) for reading in views.READINGS}
     best = min(averages, key=lambda reading: abs(averages[reading] - 0.413))
     yield Score(
@@ -215,10 +219,12 @@ def _fig7_scores(pairs: dict[str, tuple[Profile, Profile]]) -> Iterator[Score]:
         ("s4a-05", ("LLaMA", *TRANSFORMERS), 0.37, 0.45),
         ("s4a-06", DIFFUSION, 0.13, 0.25),
     ):
-        inside = {
-            reading: sum(low <= share(n, 1, "Attention", reading) <= high for n in names) for reading in views.READINGS
-        }
-        best = max(inside, key=lambda reading: inside[reading])
+        best = min(
+            views.READINGS,
+            key=lambda reading: sum(
+                max(low - s, s - high, 0) for n in names for s in [share(n, 1, "Attention", reading)]
+            ),
+        )
         yield from _ranges(number, {n: share(n, 1, "Attention", best) for n in names}, low, high, f"{best} reading")
     largest = {name: max(shares(pairs[name][1], "core").items(), key=lambda item: item[1])[0] for name in DIFFUSION}
     said = ", ".join(f"{name} {category}" for name, category in largest.items())

@@ -106,28 +106,30 @@ def _fig5_figure(points: dict[str, tuple[Profile, tuple[str, ...]]]) -> Any:
 
 def _fig5_scores(profiles: dict[str, Profile], ridge: float | None) -> Iterator[Score]:
     capacity = {name: intensity(profile, "capacity") for name, profile in profiles.items()}
-    moved = {name: intensity(profile, "moved") for name, profile in profiles.items()}
     low, high = (pick(capacity, key=lambda name: capacity[name]) for pick in (min, max))
     yield Score(
         "s2c-05", f"{units.digits(capacity[low])} ({low}) to {units.count(capacity[high])} ({high}) FLOP/B", True,
         "FLOPs of one inference over bytes of all weights", why="grows with the steps; not bytes moved",
     )  # fmt: skip
     yield _over_llm(profiles)
-    if ridge is None:
-        return
-    yield _side("f5-01", DIFFUSION, moved, ridge, above=True)
-    yield _side("f5-02", TRANSFORMERS, moved, ridge, above=False)
+    yield _side("f5-01", DIFFUSION, profiles, ridge, above=True)
+    yield _side("f5-02", TRANSFORMERS, profiles, ridge, above=False)
     yield _latency(profiles)
 
 
-def _side(number: str, names: tuple[str, ...], moved: dict[str, float], ridge: float, above: bool) -> Score:
+def _side(number: str, names: tuple[str, ...], profiles: dict[str, Profile], ridge: float | None, above: bool) -> Score:
     """Whether workloads lie right of the ridge, or left of it, by the bytes they move."""
-    there = [name for name in names if (moved[name] > ridge) == above]
-    said = ", ".join(f"{name} {units.digits(moved[name])}" for name in names) + " FLOP/B"
-    why = (
-        "" if len(there) == len(names) else f"only {', '.join(there) or 'none'}: the others fill in all tokens at once"
+    moved, capacity = (
+        {name: intensity(profiles[name], reading) for name in names} for reading in ("moved", "capacity")
     )
-    reading = f"FLOPs over bytes moved, batch 1, ridge {units.digits(ridge)}; by capacity all lie right of it"
+    said = ", ".join(f"{name} {units.digits(value)}" for name, value in moved.items()) + " FLOP/B"
+    reading = "FLOPs over bytes moved, batch 1"
+    if ridge is None:
+        return Score(number, said, None, reading, why="the device's rates are not known")
+    there, others = ([name for name in names if (found[name] > ridge) == above] for found in (moved, capacity))
+    side = "right" if above else "left"
+    why = "" if len(there) == len(names) else f"{side} of the ridge: {', '.join(there) or 'none'}"
+    reading += f", ridge {units.digits(ridge)}; by capacity {len(others)} of {len(names)} {side} of it"
     return Score(number, said, len(there) == len(names), reading, why=why)
 
 

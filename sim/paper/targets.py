@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minimodels.sim import plots
 from minimodels.sim.files import write_whole
-from minimodels.sim.paper import diagrams, flash, phases, pipelines, quality, roofline, taxonomy
+from minimodels.sim.paper import diagrams, flash, phases, pipelines, quality, roofline, taxonomy, temporal
 from minimodels.sim.paper.result import Result, as_csv, score_row, scoreboard
 from minimodels.sim.paper.study import Study
 
@@ -28,6 +28,8 @@ TARGETS: dict[str, Target] = {
     "fig4": quality.fig4,
     "fig5": roofline.fig5,
     "fig7": flash.fig7,
+    "fig11": temporal.fig11,
+    "fig12": temporal.fig12,
 }
 SCOREBOARD = "scoreboard.csv"
 

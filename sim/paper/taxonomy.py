@@ -21,7 +21,7 @@ from minimodels.run import build, parameters
 from minimodels.sim import units, views
 from minimodels.sim.paper.draw import Cell, cells
 from minimodels.sim.paper.result import Result, Score, numbers
-from minimodels.sim.paper.study import Study, config_of, generators
+from minimodels.sim.paper.study import Study, config_of, generators, where
 from minimodels.sim.profile import Profile
 from minimodels.token_config import ParallelImage
 from minimodels.unet_config import Level, UNet
@@ -64,7 +64,7 @@ def table1(study: Study) -> Result:
             for name, grade, ours, value in zip(FOUR, _grades_printed(number), grades, values, strict=True)
         ]
     header = ("quantity", "model", "printed", "ours", "holds", "reading", "original, or value")
-    return Result(_table1_figure(entries, graded), header, rows, scores)
+    return Result(_table1_figure(entries, graded, where(study.profile(FOUR[0]))), header, rows, scores)
 
 
 def _printed(number: str) -> str:
@@ -96,7 +96,7 @@ def _count(number: str, config: Config, names: Sequence[str], why: str = "") -> 
     said = f"{units.params(stated)} stated, {units.params(ours)} built"
     reading = f"{config.title}: {', '.join(name.replace('_', ' ') for name in names)}"
     if abs(ours / stated - 1) > 0.1:
-        why = "; ".join(text for text in (why, f"as built off by {units.percent(ours / stated - 1)}") if text)
+        why = "; ".join(text for text in (why, f"built here {ours / stated - 1:+.0%}") if text)
     return Score(number, said, abs(stated / printed - 1) < NEAR, reading, (stated - printed) / 1e9, why)
 
 
@@ -222,7 +222,7 @@ def _agreeing(number: str, found: Sequence[Graded]) -> Score:
     return Score(number, ", ".join(best[2]), same == len(FOUR), reading, why=why)
 
 
-def _table1_figure(entries: Sequence[Entry], graded: dict[str, list[Graded]]) -> Any:
+def _table1_figure(entries: Sequence[Entry], graded: dict[str, list[Graded]], source: str) -> Any:
     titles = [config_of(name).title for name in FOUR]
     table = {(entry.quantity, entry.workload): _cell(entry) for entry in entries}
     for name in FOUR:
@@ -241,7 +241,7 @@ def _table1_figure(entries: Sequence[Entry], graded: dict[str, list[Graded]]) ->
     ]  # fmt: skip
     chosen = [f"{MEASURES[number][0]}: {_best(number, found)[0]}" for number, found in graded.items()]
     notes.append("Grades: thirds of the logarithmic range from the least to the most of the four, by the reading that "
-                 f"agrees best. {'; '.join(chosen)}.")  # fmt: skip
+                 f"agrees best, {source}. {'; '.join(chosen)}.")  # fmt: skip
     title = (
         f"Table I from our configs: {wrong} of {len(table) - len(FOUR)} entries differ from the printed ones (marked)"
     )

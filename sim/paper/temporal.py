@@ -1,0 +1,245 @@
+"""Spatial and temporal attention of Make-A-Video: Fig. 11, their tensors, and Fig. 12, their time and FLOPs.
+
+The study does not say what it timed. Every reading is computed: the cores alone (products and softmax), the cores with
+the copies made for them, the whole modules with their projections; of the decoder and of all stages; at each
+resolution; with attention written out and with FlashAttention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from minimodels.sim import units
+from minimodels.sim.paper.draw import CYCLE, Panel, figure, log_axes
+from minimodels.sim.paper.result import Result, Score
+from minimodels.sim.paper.study import Study
+from minimodels.sim.profile import Op, Profile
+from minimodels.sim.views import op_seconds
+
+ROLES = ("spatial", "temporal")
+DECODER = "decoder"
+READINGS: dict[str, Callable[[Op], bool]] = {
+    "core": lambda op: op.attention is not None and op.category == "Attention",
+    "core and copies": lambda op: op.attention is not None,
+    "module": lambda op: True,
+}
+TIMES, FEWER = 2.0, 9.0  # what the study states: temporal over spatial time, spatial over temporal FLOPs
+FRAMES = tuple(range(4, 129, 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One reading: temporal over spatial time, spatial over temporal FLOPs."""
+
+    attention: str
+    stages: str
+    reading: str
+    side: int | None  # of the resolution, in tokens; None: all
+    slower: float
+    fewer: float
+
+    @property
+    def off(self) -> float:
+        """How far it is from what the study states, in factors of 2 and 9."""
+        return max(self.slower / TIMES, TIMES / self.slower) * max(self.fewer / FEWER, FEWER / self.fewer)
+
+    def __str__(self) -> str:
+        where = self.stages if self.side is None else f"{self.stages} at {self.side} x {self.side}"
+        return f"{where}, {self.reading}, {self.attention}"
+
+
+def role_of(op: Op) -> str | None:
+    """The role of the attention module that an operator is in."""
+    return next((role for role in ROLES if f"attention.{role}" in op.scope.split("/")), None)
+
+
+def side_of(op: Op, batch: int) -> int | None:
+    """The side of the square that a call of attention runs on, in tokens; batch: videos at once, both of guidance."""
+    if op.attention is None:
+        return None
+    tokens = op.attention.query_length if op.attention.role == "spatial" else op.attention.batch // batch
+    side = round(tokens**0.5)
+    return side if side * side == tokens else None
+
+
+def videos(profile: Profile) -> int:
+    """Videos that the decoder runs at once: two with guidance; frames stand beside them in the batch of spatial calls."""
+    batches = {
+        op.attention.batch for op in profile.ops if op.stage == DECODER and op.attention and role_of(op) == "spatial"
+    }
+    return max(1, min(batches, default=1) // (profile.run.frames or 1))
+
+
+def ratios(profile: Profile, attention: str) -> Iterator[Ratio]:
+    """All readings of one profile."""
+    for stages in (DECODER, "all stages"):
+        ops = [op for op in profile.ops if role_of(op) and (stages == "all stages" or op.stage == DECODER)]
+        for reading, takes in READINGS.items():
+            yield from _ratio(attention, stages, reading, None, [op for op in ops if takes(op)])
+    batch = videos(profile)
+    cores = [op for op in profile.ops if op.stage == DECODER and role_of(op) and READINGS["core"](op)]
+    for side in sorted({side for op in cores if (side := side_of(op, batch))}):
+        yield from _ratio(attention, DECODER, "core", side, [op for op in cores if side_of(op, batch) == side])
+
+
+def _ratio(attention: str, stages: str, reading: str, side: int | None, ops: list[Op]) -> Iterator[Ratio]:
+    seconds, flops = sums(ops)
+    if all(seconds.values()) and all(flops.values()):
+        slower, fewer = seconds["temporal"] / seconds["spatial"], flops["spatial"] / flops["temporal"]
+        yield Ratio(attention, stages, reading, side, slower, fewer)
+
+
+def sums(ops: list[Op]) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds and FLOPs of the operators of each role."""
+    seconds, flops = dict.fromkeys(ROLES, 0.0), dict.fromkeys(ROLES, 0.0)
+    for op in ops:
+        role = role_of(op)
+        if role is not None:
+            seconds[role] += op_seconds(op) or 0.0
+            flops[role] += op.weight * (op.flops or 0)
+    return seconds, flops
+
+
+def by_count(frames: int, levels: list[tuple[int, int]]) -> float:
+    """Spatial over temporal FLOPs of cores, by count: tokens and how many blocks have them, at so many frames.
+
+    A block's scores have frames x tokens^2 elements in space and tokens x frames^2 in time, of as many features.
+    """
+    space = sum(blocks * frames * tokens**2 for tokens, blocks in levels)
+    return space / sum(blocks * tokens * frames**2 for tokens, blocks in levels)
+
+
+def fig12(study: Study) -> Result:
+    """Time and FLOPs of temporal and spatial attention under each reading."""
+    before, after = study.pair("MakeAVideo")
+    found = [*ratios(before, "baseline"), *ratios(after, "flash")]
+    nearest = min(found, key=lambda ratio: ratio.off)
+    rows = [
+        (r.stages, r.reading, r.attention, "" if r.side is None else r.side, r.slower, r.fewer, r.slower * r.fewer)
+        for r in found
+    ]
+    header = ("stages", "reading", "attention", "side in tokens", "temporal over spatial time",
+              "spatial over temporal FLOPs", "temporal over spatial time per FLOP")  # fmt: skip
+    return Result(_figure(found, after), header, rows, list(_scores(found, nearest, (before, after))))
+
+
+def _figure(found: list[Ratio], profile: Profile) -> Any:
+    made, (times, curve) = figure(
+        Panel("Temporal against spatial attention, every reading", "spatial over temporal FLOPs", "temporal over spatial time"),
+        Panel("The same by count, over frames", "frames", "spatial over temporal FLOPs of cores"),
+        height=3.8,
+    )  # fmt: skip
+    kinds = list(dict.fromkeys((ratio.reading, ratio.attention) for ratio in found))
+    for kind, colour in zip(kinds, CYCLE, strict=False):
+        points = [ratio for ratio in found if (ratio.reading, ratio.attention) == kind]
+        marker = "o" if kind[1] == "baseline" else "s"
+        times.plot([p.fewer for p in points], [p.slower for p in points], marker, color=colour, label=", ".join(kind))
+    times.plot([FEWER], [TIMES], "*", color="black", markersize=12, label="published")
+    log_axes(times)
+    times.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    levels = _levels(profile)
+    curve.plot(FRAMES, [by_count(frames, levels) for frames in FRAMES], color=CYCLE[0])
+    curve.axhline(FEWER, color="#555555", linewidth=1, linestyle="--")
+    curve.annotate(
+        "published: 9 x fewer", (FRAMES[-1], FEWER), xytext=(0, 4), textcoords="offset points", ha="right", fontsize=8
+    )
+    log_axes(curve, x=False)
+    return made
+
+
+def _levels(profile: Profile) -> list[tuple[int, int]]:
+    """Tokens of each resolution of the decoder, and its blocks with spatial attention."""
+    found: dict[int, int] = {}
+    for op in profile.ops:
+        if op.stage == DECODER and op.attention and op.attention.role == "spatial" and op.category == "Attention":
+            found[op.attention.query_length] = found.get(op.attention.query_length, 0) + 1
+    return sorted(found.items())
+
+
+def _scores(found: list[Ratio], nearest: Ratio, pair: tuple[Profile, Profile]) -> Iterator[Score]:
+    near = 0.75 <= nearest.slower / TIMES <= 1.33
+    why = f"nearest of {len(found)} readings; the others are from {min(r.slower for r in found):.2f} to {max(r.slower for r in found):.2f}"
+    for number in ("int-12", "s6a-01"):
+        yield Score(number, f"{nearest.slower:.2f}x", near, str(nearest), nearest.slower - TIMES, why)
+    few = 0.75 <= nearest.fewer / FEWER <= 1.33
+    spread = f"{min(r.fewer for r in found):.3g} to {max(r.fewer for r in found):.3g} x fewer in the other readings"
+    yield Score("s6a-02", f"{nearest.fewer:.3g}x fewer", few, str(nearest), nearest.fewer - FEWER, spread)
+    said = f"{nearest.slower:.2f}x the time, {nearest.fewer:.3g}x fewer FLOPs"
+    yield Score("f12-01", said, near and few, str(nearest), None, "by count and by every reading fewer, not more")
+    more = all(ratio.fewer < 1 for ratio in found)
+    yield Score(
+        "int-13",
+        f"{nearest.fewer:.3g}x fewer",
+        more,
+        str(nearest),
+        None,
+        "Sec. VI says 9 x fewer: the study contradicts itself",
+    )
+    yield Score(
+        "int-22",
+        said,
+        near and not few and more,
+        str(nearest),
+        None,
+        "9 x more FLOPs contradicts Sec. VI; temporal takes longer per FLOP in "
+        f"{sum(r.slower * r.fewer > 1 for r in found)} of {len(found)} readings",
+    )
+    shares = {}
+    for attention, profile in zip(("baseline", "flash"), pair, strict=True):
+        for reading, takes in READINGS.items():
+            seconds, _ = sums([op for op in profile.ops if op.stage == DECODER and role_of(op) and takes(op)])
+            shares[f"decoder, {reading}, {attention}"] = seconds["temporal"] / (sum(seconds.values()) or 1)
+    best = min(shares, key=lambda name: abs(shares[name] - 2 / 3))
+    yield Score("abs-07", units.percent(shares[best]), shares[best] > 0.6, best, 100 * (shares[best] - 0.6))
+
+
+def fig11(study: Study) -> Result:
+    """The tensors that spatial and temporal attention of the decoder take, as the code calls them."""
+    profile = study.profile("MakeAVideo")
+    rows = []
+    for op in profile.ops:
+        facts = op.attention
+        if op.stage == DECODER and facts is not None and facts.role in ROLES and op.category == "Attention":
+            rows.append((facts.role, facts.batch, facts.heads, facts.query_length, facts.key_length, facts.head_dim))
+    rows = sorted(set(rows), key=lambda row: (row[0], -row[3], row[1]))
+    return Result(
+        _tensors(rows), ("role", "batch", "heads", "queries", "keys", "head_dim"), rows, list(_shapes(rows, profile))
+    )
+
+
+def _tensors(rows: list[tuple[Any, ...]]) -> Any:
+    made, (axes,) = figure(
+        Panel(
+            "Queries of attention in the decoder of Make-A-Video",
+            "batch (sequences at once)",
+            "queries (tokens of a sequence)",
+        )
+    )
+    for role, colour in zip(ROLES, CYCLE, strict=False):
+        points = [row for row in rows if row[0] == role]
+        axes.plot([p[1] for p in points], [p[3] for p in points], "o", color=colour, label=role)
+        for point in points:
+            axes.annotate(f"[{point[1]}, {point[2]}, {point[3]}, {point[5]}]", (point[1], point[3]), xytext=(6, 4),
+                          textcoords="offset points", fontsize=8)  # fmt: skip
+    log_axes(axes)
+    axes.margins(x=0.25, y=0.15)
+    axes.legend(title="[batch, heads, queries, head_dim]", frameon=False, fontsize=8, title_fontsize=8)
+    return made
+
+
+def _shapes(rows: list[tuple[Any, ...]], profile: Profile) -> Iterator[Score]:
+    """Whether frames stand in the batch of spatial attention, and in the sequence of temporal attention."""
+    frames = profile.run.frames
+    if frames is None:
+        return
+    of_role = {role: [row for row in rows if row[0] == role] for role in ROLES}
+    spatial = bool(of_role["spatial"]) and all(batch % frames == 0 for _, batch, *_ in of_role["spatial"])
+    temporal = bool(of_role["temporal"]) and all(row[3] == frames for row in of_role["temporal"])
+    first = {role: found[0] for role, found in of_role.items() if found}
+    for number, role, holds in (("f11-01", "spatial", spatial), ("f11-02", "temporal", temporal)):
+        _, batch, heads, queries, _, dim = first[role]
+        yield Score(
+            number, f"[{batch}, {heads}, {queries}, {dim}]", holds, "largest resolution, guidance doubles the batch"
+        )
