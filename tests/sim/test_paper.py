@@ -24,7 +24,10 @@ TINY = {
     "LLaMA": "llama-tiny", "Imagen": "imagen-tiny", "StableDiffusion": "stable-diffusion-tiny", "Muse": "muse-tiny",
     "Parti": "parti-tiny", "Prod Image": "sdxl-tiny", "MakeAVideo": "make-a-video-tiny", "Phenaki": "phenaki-tiny",
 }  # fmt: skip
-SMALL = {"stable-diffusion-2.1": "stable-diffusion-tiny", "ldm-1.45b": "ldm-tiny"}
+SMALL = {
+    "stable-diffusion-2.1": "stable-diffusion-tiny", "ldm-1.45b": "stable-diffusion-tiny", "llama2-7b": "llama-tiny",
+    "llama2-13b": "llama-tiny", "llama2-70b": "llama-tiny",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ def test_the_command_prints_the_scoreboard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["tabel2"], "unknown target 'tabel2'; allowed: all, table2"),
+        (["tabel2"], "unknown target 'tabel2'; allowed: all, table1, table2"),
         (["table2", "--device", "a1000"], "unknown device 'a1000'"),
         (["table2", "--out", "/dev/null/x"], "cannot make /dev/null/x"),
     ],
