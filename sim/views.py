@@ -225,7 +225,7 @@ def smallest_device(size: int, above: int = 0) -> Device | None:
     return min(fit, key=lambda d: (d.datasheet.memory_bytes, d.name), default=None)
 
 
-def _period(run: list[int]) -> int:
+def period(run: list[int]) -> int:
     """The length of the shortest block that `run` repeats."""
     return next(n for n in range(1, len(run) + 1) if len(run) % n == 0 and run[:n] * (len(run) // n) == run)
 
@@ -240,7 +240,7 @@ def attention_calls(profile: Profile) -> list[AttentionCall]:
         if facts is not None:
             op = profile.ops[run[0]]
             executions = exact(_rational(op.weight) / listed[run[0]])
-            places = range(start, start + len(run), _period(run))
+            places = range(start, start + len(run), period(run))
             found += [AttentionCall(call, stage, facts, executions) for call in places]
         start += len(run)
     return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import product
+from math import cos, hypot, radians, sin
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +24,15 @@ class Panel:
     title: str
     x: str = ""
     y: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table: what it says, in small what it is held against, and whether the two differ."""
+
+    text: str
+    beside: str = ""
+    marked: bool = False
 
 
 def figure(*panels: Panel, height: float = 4.0, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
@@ -54,3 +66,94 @@ def log_axes(axes: Axes, x: bool = True, y: bool = True) -> None:
                 FuncFormatter(lambda value, _: f"{value:,.3g}" if value < 1e4 else f"{value:,.0f}")
             )
             axis.set_minor_formatter(NullFormatter())
+
+
+def name_points(
+    axes: Axes, points: Mapping[str, tuple[float, float]], avoid: Sequence[tuple[float, float]] = (), size: float = 8
+) -> None:
+    """Names beside their points, clear of points and of each other where there is room; far ones are joined by a line.
+
+    avoid: further points, better left free. Axes must have their scales; their limits stay as they are from here on.
+    """
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+    made = axes.get_figure(root=True)
+    assert made is not None
+    room = 0.86 * WIDTH, 0.78 * made.get_size_inches()[1] / len(made.get_axes())  # inches that the axes will have
+    to_share = axes.transScale + axes.transLimits
+    at = {name: to_share.transform(point) * room for name, point in points.items()}
+    taken = [(2.0, _around(*at[name])) for name in at]
+    taken += [(0.4, _around(*to_share.transform(point) * room, reach=0.04)) for point in avoid]
+    line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+    for name, (x, y) in at.items():
+        dx, dy, box = _spot(x, y, 0.0078 * size * len(name), 0.0165 * size, room, taken)
+        taken += [(2.0, box), *((1.0, _around(x + share * dx, y + share * dy, 0.02)) for share in WAY)]
+        side = "left" if dx > 0.01 else "right" if dx < -0.01 else "center"
+        look: dict[str, Any] = {"ha": side, "va": "center", "fontsize": size, "zorder": 5}
+        joined = line if hypot(dx, dy) > 0.18 else None
+        axes.annotate(name, points[name], (72 * dx, 72 * dy), textcoords="offset points", arrowprops=joined, **look)
+
+
+WAY = tuple(step / 16 for step in range(1, 16))  # shares of the way from a point to its name
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in inches
+
+
+def _around(x: float, y: float, reach: float = 0.06) -> Box:
+    return x - reach, y - reach, x + reach, y + reach
+
+
+def _spot(
+    x: float, y: float, wide: float, high: float, room: tuple[float, float], taken: Sequence[tuple[float, Box]]
+) -> tuple[float, float, Box]:
+    """How far from (x, y) a text goes, and the box it takes: where distance and what it covers cost least.
+
+    taken: boxes, each with what covering it costs; room: of the axes, in inches.
+    """
+    others = [(cost, box) for cost, box in taken if not _holds(box, x, y)]
+    found: list[tuple[float, float, float, Box]] = []
+    for distance, angle in product((0.11, 0.2, 0.32, 0.46, 0.62), range(0, 360, 15)):
+        dx, dy = distance * cos(radians(angle)), distance * sin(radians(angle))
+        left = x + dx - (0 if dx > 0.01 else wide if dx < -0.01 else wide / 2)
+        box = left, y + dy - high / 2, left + wide, y + dy + high / 2
+        cost = distance + 0.1 * abs(sin(radians(angle)))
+        cost += sum(cost for cost, other in taken if _overlap(box, other))
+        cost += sum(cost / 2 for cost, other in others if any(_holds(other, x + s * dx, y + s * dy) for s in WAY))
+        if box[0] < 0 or box[1] < 0 or box[2] > room[0] or box[3] > room[1]:
+            cost += 5
+        found.append((cost, dx, dy, box))
+    return min(found)[1:]
+
+
+def _holds(box: Box, x: float, y: float) -> bool:
+    return box[0] < x < box[2] and box[1] < y < box[3]
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def cells(title: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> Figure:
+    """A table with a line of text for its title and lines of notes under it; marked cells are shaded and say so."""
+    from matplotlib.figure import Figure
+
+    texts = [line for note in notes for line in textwrap.wrap(note, 165, subsequent_indent="  ")]
+    height, small = 0.36 * (len(rows) + 1), 0.16 * len(texts)
+    whole = height + small + 0.6
+    made = Figure(figsize=(WIDTH, whole))
+    axes = made.add_axes((0.01, (small + 0.15) / whole, 0.98, height / whole))
+    axes.set(xlim=(0, len(header) - 0.14), ylim=(len(rows) + 1, 0))
+    axes.axis("off")
+    for row, line in enumerate([[Cell(name) for name in header], *rows]):
+        for column, cell in enumerate(line):
+            left = column - 0.14 if column else 0.0
+            if cell.marked:
+                axes.fill_between([left, left + 0.97], row + 0.04, row + 0.96, color="#F6CDB0", linewidth=0)
+            look: dict[str, Any] = {"va": "center", "fontweight": "bold" if not (row and column) else "normal"}
+            axes.text(left + 0.04, row + (0.32 if cell.beside else 0.5), cell.text, fontsize=8, **look)
+            beside = f"\N{NOT EQUAL TO} {cell.beside}" if cell.marked else cell.beside
+            axes.text(
+                left + 0.04, row + 0.72, beside, fontsize=6.5, color="black" if cell.marked else "#555555", va="center"
+            )
+        axes.axhline(row + 1, color="black" if not row else "#DDDDDD", linewidth=0.8)
+    made.text(0.015, 1 - 0.25 / whole, title, fontsize=10, va="center")
+    made.text(0.015, (small + 0.08) / whole, "\n".join(texts), fontsize=6.5, va="top", linespacing=1.35)
+    return made

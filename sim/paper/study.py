@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minimodels import loader
+from minimodels.config import AutoregressiveImage
+from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion
 from minimodels.kinds import Config
-from minimodels.run import Run
+from minimodels.run import Run, build, parameters
+from minimodels.sim import units
 from minimodels.sim.profile import Profile
 from minimodels.sim.progress import Advance, silent
+from minimodels.token_config import ParallelImage
 
 PAPER = "arXiv 2312.14385"
 WORKLOADS = {  # as the study calls them
@@ -34,6 +38,35 @@ IMAGES = ("Imagen", "StableDiffusion", "Muse", "Parti", "Prod Image")
 Profiler = Callable[[Config, Run, Advance], Profile]
 
 
+def config_of(workload: str, overrides: tuple[str, ...] = (), **lengths: int) -> Config:
+    """The architecture of a workload, or that of a config by name."""
+    return loader.load(WORKLOADS.get(workload, workload), overrides, lengths)
+
+
+def image_side(config: Config) -> int:
+    """Side in pixels of what a text-to-image model makes in the end."""
+    if isinstance(config, AutoregressiveImage):
+        pixels = config.detokenizer.grid * config.detokenizer.patch_size
+        return pixels * 2**config.super_resolution.doublings
+    if isinstance(config, ParallelImage):
+        return config.super_resolution.axes[-1] * config.decoder.grows
+    assert isinstance(config, LatentDiffusion | CascadedDiffusion), config.kind
+    return config.run.image_size
+
+
+def where(profile: Profile) -> str:
+    """How a profile came about, for the title of a figure: "simulated on NVIDIA A100-SXM4-80GB"."""
+    return f"{profile.source} on {units.printable(profile.device.title)}"
+
+
+def generators(config: Config) -> int:
+    """Parameters of the networks that make tokens, latents or pixels: all but separate text encoders and decoders."""
+    others = ("text_encoder", "second_text_encoder", "decoder", "detokenizer")
+    if isinstance(config, CascadedVideo):
+        others = others[:2]  # its decoder is the network that denoises
+    return sum(parameters(part) for name, part in build(config, "meta").items() if name not in others)
+
+
 @dataclass(slots=True)
 class Study:
     """Profiles on one device, each made once. profiler: `simulate`, or `measure` where the device is "cuda"."""
@@ -50,7 +83,7 @@ class Study:
         """One inference of a workload (or of a config by name); lengths: `steps`, `image_size`, `frames`, ..."""
         key = (workload, attention, mode, batch, overrides, *sorted(lengths.items()))
         if key not in self._known:
-            config = loader.load(WORKLOADS.get(workload, workload), overrides, lengths)
+            config = config_of(workload, overrides, **lengths)
             run = Run(device=self.device, attention=attention, mode=mode, batch=batch)  # type: ignore[arg-type]
             self._known[key] = self.profiler(config, run, self.progress)
         return self._known[key]

@@ -13,16 +13,40 @@ from pathlib import Path
 
 from minimodels.sim import figures
 from minimodels.sim.files import write_whole
-from minimodels.sim.paper import flash, temporal
+from minimodels.sim.paper import (
+    diagrams,
+    flash,
+    frames,
+    phases,
+    pipelines,
+    quality,
+    roofline,
+    scaling,
+    sequence,
+    sizes,
+    taxonomy,
+    temporal,
+)
 from minimodels.sim.paper.result import Result, as_csv, score_row, scoreboard
 from minimodels.sim.paper.study import Study
 
 Target = Callable[[Study], Result]
 TARGETS: dict[str, Target] = {
+    "table1": taxonomy.table1,
     "table2": flash.table2,
+    "table3": phases.table3,
+    "fig1": roofline.fig1,
+    "fig2": pipelines.fig2,
+    "fig3": diagrams.fig3,
+    "fig4": quality.fig4,
+    "fig5": roofline.fig5,
     "fig7": flash.fig7,
+    "fig8": sequence.fig8,
+    "fig9": sizes.fig9,
+    "fig10": scaling.fig10,
     "fig11": temporal.fig11,
     "fig12": temporal.fig12,
+    "fig14": frames.fig14,
 }
 SCOREBOARD = "scoreboard.csv"
 

@@ -13,7 +13,7 @@ from minimodels.cli import main
 from minimodels.kinds import Config
 from minimodels.run import Run
 from minimodels.sim import device as devices
-from minimodels.sim.paper import flash, study, targets
+from minimodels.sim.paper import flash, frames, study, targets
 from minimodels.sim.paper.result import COLUMNS, numbers, scoreboard
 from minimodels.sim.paper.study import Study, of_device
 from minimodels.sim.profile import Profile
@@ -24,7 +24,10 @@ TINY = {
     "LLaMA": "llama-tiny", "Imagen": "imagen-tiny", "StableDiffusion": "stable-diffusion-tiny", "Muse": "muse-tiny",
     "Parti": "parti-tiny", "Prod Image": "sdxl-tiny", "MakeAVideo": "make-a-video-tiny", "Phenaki": "phenaki-tiny",
 }  # fmt: skip
-SMALL = {"stable-diffusion-2.1": "stable-diffusion-tiny", "ldm-1.45b": "ldm-tiny"}
+SMALL = {
+    "stable-diffusion-2.1": "stable-diffusion-tiny", "ldm-1.45b": "stable-diffusion-tiny", "llama2-7b": "llama-tiny",
+    "llama2-13b": "llama-tiny", "llama2-70b": "llama-tiny",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -32,6 +35,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The study on configs that take milliseconds."""
     monkeypatch.setattr(study, "WORKLOADS", TINY | SMALL)
     monkeypatch.setattr(flash, "SETTINGS", {name: (("compiled", {"mode": "compiled"}),) for name in TINY})
+    monkeypatch.setattr(frames, "SCALES", (1.0, 2.0, 4.0))
 
 
 @pytest.mark.usefixtures("tiny")
@@ -118,7 +122,7 @@ def test_the_command_prints_the_scoreboard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["tabel2"], "unknown target 'tabel2'; allowed: all, table2"),
+        (["tabel2"], "unknown target 'tabel2'; allowed: all, table1, table2"),
         (["table2", "--device", "a1000"], "unknown device 'a1000'"),
         (["table2", "--out", "/dev/null/x"], "cannot make /dev/null/x"),
     ],
