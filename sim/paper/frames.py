@@ -153,7 +153,8 @@ def _crossing(work: Work, sides: dict[float, int], own: Profile) -> Iterator[Sco
         work[1.0, frames, "temporal"][0] / work[1.0, frames, "spatial"][0] for frames in (FRAMES[0], FRAMES[-1])
     )
     yield Score(
-        "f14-04", f"temporal over spatial {units.times(few)} at {FRAMES[0]} frame, {units.times(many)} at {FRAMES[-1]:,}",
+        "f14-04",
+        f"temporal over spatial {units.times(few)} at {FRAMES[0]} frame, {units.times(many)} at {FRAMES[-1]:,}",
         few < 1 < many, f"FLOPs; they are equal at {crossing(work, 1.0):,.0f} frames",
         why=f"at the frames of Make-A-Video spatial is larger, {shares}",
     )  # fmt: skip
@@ -179,7 +180,7 @@ def _trends(work: Work, own: Profile) -> Iterator[Score]:
     core, whole = _frames(own)
     yield Score(
         "s6b-01", f"{core} frames, {whole} after interpolation", None, "frames",
-        why=f"the study names no frame rate; {whole} frames last 2 to 3 s at {whole / 3:.0f} to {whole / 2:.0f} a second",
+        why=f"the study names no frame rate: {whole} frames last 2 to 3 s at {whole / 3:.0f} to {whole / 2:.0f} /s",
     )  # fmt: skip
 
     def both(scale: float, frames: int) -> int:

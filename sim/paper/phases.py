@@ -21,7 +21,7 @@ LOOKS = {"prefill": ("#0072B2", "o"), "decode": ("#D55E00", "s")}
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The calls of self-attention of a stage that have one length of queries. keys: least and most; width: of a query."""
+    """The self-attention of a stage that has one length of queries. keys: least and most; width: of a query."""
 
     stage: str
     queries: int

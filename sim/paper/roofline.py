@@ -225,7 +225,8 @@ def _fig1_scores(study: Study, profiles: dict[str, Profile]) -> Iterator[Score]:
     peaks = {name: profile.memory.peak for name, profile in profiles.items()}
     ratio = mean(value for name, value in peaks.items() if name != "LLaMA") / peaks["LLaMA"]
     for number in ("f1-02", "int-06"):
-        yield Score(number, f"{units.times(ratio)} the peak memory of one inference", None, f"mean of {len(peaks) - 1} over LLaMA",
+        said = f"{units.times(ratio)} the peak memory of one inference"
+        yield Score(number, said, None, f"mean of {len(peaks) - 1} over LLaMA",
                     why=f"another quantity; needs Meta's fleet data: {numbers()['f1-02'].how}")  # fmt: skip
     yield _sizes()
     title, memory = units.printable(profiles["LLaMA"].device.title), units.size(profiles["LLaMA"].device.memory_bytes)
@@ -245,6 +246,9 @@ def _sizes() -> Score:
     names = [name for name in WORKLOADS if name != "LLaMA"]
     ours, theirs = (median(generators(config_of(name)) for name in group) for group in (names, LLMS))
     return Score(
-        "int-03", f"median {units.params(round(ours))} against {units.params(round(theirs))}: {units.times(theirs / ours)}",
-        None, f"networks that make tokens, latents or pixels, of {len(names)} models; {', '.join(LLMS)}", why="the fleet's models are not public",
+        "int-03",
+        f"median {units.params(round(ours))} against {units.params(round(theirs))}: {units.times(theirs / ours)}",
+        None,
+        f"networks that make tokens, latents or pixels, of {len(names)} models; {', '.join(LLMS)}",
+        why="the fleet's models are not public",
     )  # fmt: skip

@@ -272,7 +272,7 @@ def u_shaped(values: Sequence[int]) -> bool:
 
 
 def _follows(found: Found, rates: Rates, peak: float | None) -> Iterator[Score]:
-    """Whether bandwidth follows length where the figure looks, in calls of the attention block; elsewhere it is said."""
+    """Whether bandwidth follows length where the figure looks, in calls of the attention block; else it is said."""
     readings = {
         f"{window}, {WAYS[way]}": [rates[name, way, window] for name in TIMED] for way in WAYS for window in WINDOWS
     }

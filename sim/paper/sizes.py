@@ -112,7 +112,10 @@ def fig9(study: Study) -> Result:
 
 def _figure(steps: dict[int, Step]) -> Any:
     made, (lengths, memory) = figure(
-        Panel("Self-attention calls of a denoising step, by length (in the circles: how many)", "sequence length (tokens)", "image size (pixels)"),
+        Panel(
+            "Self-attention calls of a denoising step, by length (in the circles: how many)",
+            "sequence length (tokens)", "image size (pixels)",
+        ),
         Panel("Similarity matrices of a denoising step", "image size (pixels)", "bytes"),
         height=4.2,
     )  # fmt: skip
@@ -161,7 +164,11 @@ def _lengths(steps: dict[int, Step]) -> Iterator[Score]:
     )  # fmt: skip
     ranges = [(min(found.lengths), max(found.lengths)) for found in steps.values()]
     right = all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(ranges))
-    ends = ", ".join(f"{low:,} to {high:,} at {size} pixels" for size, (low, high) in zip(SIZES, ranges, strict=True) if size in (SIZES[0], SIZES[-1]))  # fmt: skip
+    ends = ", ".join(
+        f"{low:,} to {high:,} at {size} pixels"
+        for size, (low, high) in zip(SIZES, ranges, strict=True)
+        if size in (SIZES[0], SIZES[-1])
+    )
     yield Score("f9-02", ends, right, "shortest and longest, at every step of the sweep")
     buckets = {len(found.lengths) for found in steps.values()}
     yield Score("f9-03", f"{', '.join(map(str, sorted(buckets)))} at every size", buckets == {4}, "distinct lengths")

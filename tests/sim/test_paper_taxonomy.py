@@ -20,7 +20,8 @@ from minimodels.sim.paper.draw import Cell, Panel, cells, figure, name_points
 from minimodels.sim.paper.result import Score, numbers
 from minimodels.sim.paper.study import of_device
 from minimodels.unet import UNet
-from minimodels.unet_blocks import ResBlock, TransformerBlock
+from minimodels.unet_attention import TransformerBlock
+from minimodels.unet_blocks import ResBlock
 from tests.sim import profiles
 
 OURS = ("table1", "table3", "fig1", "fig2", "fig3", "fig4", "fig5")
