@@ -187,7 +187,9 @@ def test_wrong_input_is_said_before_torch_is_imported(arguments: list[str]) -> N
     assert done.returncode == 0 and done.stderr.startswith("Error: "), done.stderr
 
 
-@pytest.mark.parametrize("arguments", (["list", "--json"], ["validate", "--json"]))
+@pytest.mark.parametrize(
+    "arguments", (["list", "--json"], pytest.param(["validate", "--json"], marks=pytest.mark.slow))
+)
 def test_what_takes_long_tells_its_progress(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minimodels.sim.progress.INTERVAL", 0.0)
     result = run(*arguments)

@@ -139,6 +139,7 @@ def test_a_real_run_lists_the_walked_operators(name: str, kernels: str) -> None:
     assert found == [(call.name, call.stage, call.scope, call.shapes) for call in walk.calls]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*functools.lru_cache.*")
 @torch.no_grad()
 def test_a_network_compiles_whole_under_our_kernels() -> None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from minimodels.kernels.operator import OPERATORS, Operator
@@ -15,6 +16,8 @@ MODULES: dict[str, Any] = {}
 for module in (import_module(f"tests.kernels.cases.{name}") for name in FILES):
     MODULES[module.OPERATOR] = module
 SMALL = [(name, case) for name, module in MODULES.items() for case in module.SMALL]
+FIRST = {(name, case) for name, module in MODULES.items() for case in list(module.SMALL)[:2]}
+SOME = [pytest.param(*one, marks=() if one in FIRST else pytest.mark.slow) for one in SMALL]  # two of a kernel, quickly
 LARGE = [(name, case) for name, module in MODULES.items() for case in module.LARGE]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from minimodels.kernels.operator import OPERATORS
-from tests.kernels.all_cases import MODULES, SMALL, operator, small
+from tests.kernels.all_cases import MODULES, SMALL, SOME, operator, small
 
 
 def _outputs(result: Any) -> tuple[Tensor, ...]:
@@ -27,7 +27,7 @@ def _copied(args: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
-@pytest.mark.parametrize(("name", "case"), SMALL)
+@pytest.mark.parametrize(("name", "case"), SOME)
 def test_torch_accepts_the_registration(name: str, case: str) -> None:
     args = small(name, case, torch.float32)
     torch.library.opcheck(operator(name).call, args)
@@ -72,7 +72,7 @@ def test_flop_counter_counts_what_the_formula_says(name: str, case: str) -> None
     assert counter.get_total_flops() == operator(name).work(args, {}, _outputs(result)).flops
 
 
-@pytest.mark.parametrize(("name", "case"), SMALL)
+@pytest.mark.parametrize(("name", "case"), SOME)
 def test_the_operator_compiles_whole(name: str, case: str) -> None:
     torch._dynamo.reset()
     args = small(name, case, torch.float32)

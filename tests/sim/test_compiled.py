@@ -149,9 +149,7 @@ def check(profile: Profile, name: str) -> None:
     assert Profile.from_json(profile.to_json()) == profile
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "llama-tiny" else pytest.param(name, marks=pytest.mark.slow) for name in TINY]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in TINY])
 def test_a_compiled_run_times_kernels_and_keeps_the_flops_of_the_walk(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +164,7 @@ def test_kernels_weigh_what_the_steps_they_ran_in_stand_for(monkeypatch: pytest.
     assert sum(op.weight for op in drawn if op.stage == "prefill") == 1
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_uncompiled_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = compiled("llama-tiny", monkeypatch)
     theirs = measure(loader.load("llama-tiny"), Run(device="cpu", dtype="float32", repeats=1, warmup=1))

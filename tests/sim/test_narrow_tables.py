@@ -47,7 +47,7 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("columns", (80, 60))
+@pytest.mark.parametrize("columns", (80, pytest.param(60, marks=pytest.mark.slow)))
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_number_is_cropped(name: str, columns: int, profiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(profiles)

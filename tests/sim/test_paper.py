@@ -29,6 +29,8 @@ SMALL = {
     "llama2-13b": "llama-tiny", "llama2-70b": "llama-tiny",
 }  # fmt: skip
 
+QUICK = ("table2", "fig7", "fig11", "fig12")
+
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +41,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("name", targets.TARGETS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in targets.TARGETS]
+)
 def test_a_target_leaves_pictures_a_table_and_its_rows(name: str, tmp_path: Path) -> None:
     board = targets.run([name], of_device("a100-80gb"), tmp_path)
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -60,16 +64,16 @@ def test_finished_targets_are_reused_for_the_same_device_alone(tmp_path: Path) -
         runs.append(run.device)
         return simulate(config, run, progress)
 
-    first = targets.run(["table2"], Study("a100-80gb", counted), tmp_path)
+    first = targets.run(["fig11"], Study("a100-80gb", counted), tmp_path)
     made = len(runs)
-    assert made and targets.run(["table2"], Study("a100-80gb", counted), tmp_path) == first and len(runs) == made
-    targets.run(["table2"], Study("a100-80gb", counted), tmp_path, force=True)
+    assert made and targets.run(["fig11"], Study("a100-80gb", counted), tmp_path) == first and len(runs) == made
+    targets.run(["fig11"], Study("a100-80gb", counted), tmp_path, force=True)
     assert len(runs) == 2 * made
-    other = targets.run(["table2"], Study("h100-sxm", counted), tmp_path)
+    other = targets.run(["fig11"], Study("h100-sxm", counted), tmp_path)
     assert len(runs) == 3 * made and {row["device"] for row in other if row["target"]} == {"h100-sxm"}
-    (tmp_path / "table2.csv").unlink()
-    targets.run(["table2"], Study("h100-sxm", counted), tmp_path)
-    assert (tmp_path / "table2.csv").exists()
+    (tmp_path / "fig11.csv").unlink()
+    targets.run(["fig11"], Study("h100-sxm", counted), tmp_path)
+    assert (tmp_path / "fig11.csv").exists()
 
 
 @pytest.mark.usefixtures("tiny")
