@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from minimodels.sim.bars import verdicts
 from minimodels.sim.cells import table_of
 from minimodels.sim.truth_gpus import device_of
 from minimodels.sim.truth_models import GENERATION, lengths
@@ -22,7 +23,7 @@ BIAS = "Bias is in time, a rate being the time it stands for: above 0 is predict
 def report(rows: Sequence[Row]) -> Lines:
     """Families by GPU, generation row by row, how many rows of the claimed families are covered, and what is not."""
     listed = [row for row in rows if row.phase in GENERATION and row.error is not None]
-    parts: list[RenderableType] = [_groups(rows)]
+    parts: list[RenderableType] = [_groups(rows), _bars(rows)]
     if listed:
         parts.append(_generation(listed))
     predicted, claimed = coverage(rows)
@@ -46,6 +47,7 @@ def as_json(rows: Sequence[Row]) -> dict[str, Any]:
     predicted, claimed = coverage(rows)
     return {
         "groups": [_group(group) for group in groups(rows)],
+        "missed": [_group(verdict.group) for verdict in verdicts(groups(rows)) if not verdict.met],
         "coverage": {"predicted": predicted, "claimed": claimed, "fitted": sum(row.fitted for row in rows)},
         "rows": [
             {name: getattr(row, name) for name in (*names, "family", "fitted")}
@@ -56,6 +58,22 @@ def as_json(rows: Sequence[Row]) -> dict[str, Any]:
             {"id": row.id, "reason": row.reason, "claimed": row.claimed} for row in rows if row.predicted is None
         ],
     }  # fmt: skip
+
+
+def _bars(rows: Sequence[Row]) -> Table:
+    """The bars that are missed, and how many there are."""
+    found = list(verdicts(groups(rows)))
+    missed = [verdict for verdict in found if not verdict.met]
+    table = table_of("Bars missed", "median", "bar", "p90", "bar")
+    for verdict in missed:
+        group, bar = verdict.group, verdict.bar
+        p90 = "-" if bar.p90 is None else f"{bar.p90:.0%}"
+        few = "" if group.judged else f" ({group.n} rows)"
+        numbers = f"{group.median:.1%}", f"{bar.median:.0%}", f"{group.p90:.0%}", p90
+        table.add_row(f"{group.family}, {group.gpu}{few}", *numbers)
+    table.caption_justify = "left"
+    table.caption = f"{len(found) - len(missed)} of {len(found)} bars that the project set are met"
+    return table
 
 
 def _group(group: Group) -> dict[str, Any]:

@@ -87,12 +87,13 @@ def calibrate(text: str, device: Device, origin: str = "truth table") -> tuple[D
         calibrated.setdefault(part.family, after)  # of attention that of the first kernel, flash
     if not done:
         raise ValueError(f"{origin}: no family has {FEWEST} rows of {device.name} to fit its constants to")
-    families = tuple(calibrated)
+    families = tuple(dict.fromkeys((*calibrated, *device.constants.calibrated)))
     constants = device.constants.model_copy(
         update={
             "provenance": "calibrated",
             "calibrated": families,
-            "errors": {family: _rounded(error, 2) for family, error in calibrated.items()},
+            "errors": {family: _rounded(error, 2) for family, error in calibrated.items()}
+            | {name: error for name, error in device.constants.errors.items() if name not in calibrated},
         }
     )
     return device.model_copy(update={"constants": constants}), done

@@ -123,7 +123,10 @@ def calibrate(truth: Path | None, name: str | None, rows_out: Path | None, out: 
             files.write_whole(rows_out, table.encode())
     fitted, done = calibration.calibrate(table, device, str(truth or "what was timed"))
     fitted = fitted.model_copy(update={"constants": fitted.constants.model_copy(update=measured)})
-    text = device_writer.rewritten(device_writer.original(device.name), fitted, done, measured)
+    whence = "Fitted by minibench calibrate to " + ("kernels timed on this GPU" if truth is None else truth.name)
+    families = ", ".join(part.family for part in done)
+    source = f"{whence}: {families}; the rest as before."
+    text = device_writer.rewritten(device_writer.original(device.name), fitted, done, measured, source)
     if out is None:
         click.echo(text, nl=False)
     else:

@@ -12,11 +12,13 @@ import difflib
 import tomllib
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from minimodels.config import Strict
+from minimodels.sim.files import read
 
 Family = Literal["gemm", "conv", "attention", "norm", "softmax", "elementwise", "floor"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -111,11 +113,13 @@ def names() -> list[str]:
 
 @cache
 def load(name: str) -> Device:
-    """The device called `name`.
+    """The device called `name`, or that of a file NAME.toml, as `minibench calibrate` writes it.
 
     Raises:
-        ValueError: there is no such device; the message lists the nearest names.
+        ValueError: there is no such device, with the nearest names, or the file is none of a device.
     """
+    if name.endswith(".toml"):
+        return _from_file(Path(name))
     known = names()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
@@ -126,9 +130,27 @@ def load(name: str) -> Device:
         raise AssertionError(f"device file {name}.toml: {error}") from error
 
 
+def _from_file(path: Path) -> Device:
+    try:
+        file = tomllib.loads(read(path).decode("utf-8"))
+        return Device.model_validate(_with_relative(file) | {"name": path.stem})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{path} is no device file: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except KeyError as error:
+        raise ValueError(f"{path} is no device file: it lacks {error}") from None
+
+
 def _resolved(name: str) -> dict[str, Any]:
+    return _with_relative(
+        tomllib.loads((resources.files("minimodels.sim") / "devices" / f"{name}.toml").read_text("utf-8"))
+    )
+
+
+def _with_relative(file: dict[str, Any]) -> dict[str, Any]:
     """The contents of a device file, with the constants that it takes from a relative."""
-    file = tomllib.loads((resources.files("minimodels.sim") / "devices" / f"{name}.toml").read_text("utf-8"))
     relative = file.get("constants_from")
     if relative is None:
         return file

@@ -18,7 +18,9 @@ def original(name: str) -> str:
     return (resources.files("minimodels.sim") / "devices" / f"{name}.toml").read_text("utf-8")
 
 
-def rewritten(text: str, device: Device, done: Iterable[Fitted], measured: Iterable[str] = ()) -> str:
+def rewritten(
+    text: str, device: Device, done: Iterable[Fitted], measured: Iterable[str] = (), source: str | None = None
+) -> str:
     """The device file `text` with the constants of `device` that were fitted, and those `measured` as such."""
     constants = device.constants
     families = ", ".join(f'"{family}"' for family in constants.calibrated)
@@ -31,6 +33,8 @@ def rewritten(text: str, device: Device, done: Iterable[Fitted], measured: Itera
     _put(lines, "provenance", f'"{constants.provenance}"', "")
     _put(lines, "calibrated", f"[{families}]", "")
     _put(lines, "errors", f"{{ {errors} }}", "  # medians over the rows kept out of the fits")
+    if source is not None:
+        _put(lines, "source", f'"{source}"', "")
     for name in measured:
         _put(lines, name, f"{getattr(constants, name):.3g}", "  # measured")
     for part in done:

@@ -75,7 +75,10 @@ def what_ifs(config: Config, run: Run, progress: Advance = silent) -> list[WhatI
         WhatIf("weights in 8 bits, products as they are", _seconds(_with(calls, _narrow_weights), device, run)),
         _eight_bits(calls, device, run),
     ]
+    convolves = any(call.work.kernel == "conv" for call in calls)
     for said, changes in _other_kernels(run):
+        if "layout" in changes and not convolves:
+            continue
         other = run.model_copy(update=changes)
         try:
             found.append(WhatIf(said, _seconds(_calls(config, other, device, progress), device, other)))
@@ -90,7 +93,14 @@ def _other_kernels(run: Run) -> list[tuple[str, dict[str, str]]]:
     if run.attention == "baseline":
         flash = ("FlashAttention", {"attention": "flash"})
     ours = ("kernels of ours", {"attention": "triton", "kernels": "triton"})
-    return [flash] if (run.attention, run.kernels) == ("triton", "triton") else [flash, ours]
+    last = ("pixels channels last", {"layout": "channels-last"})
+    both = ("kernels of ours, pixels channels last", ours[1] | last[1])
+    found = [flash]
+    if run.layout == "contiguous":
+        found.append(last)
+    if (run.attention, run.kernels) != ("triton", "triton"):
+        found += [ours, both] if run.layout == "contiguous" else [ours]
+    return found
 
 
 def _calls(config: Config, run: Run, device: Device, progress: Advance) -> list[Call]:

@@ -83,6 +83,9 @@ def _why(reason: Reason) -> str:
     parts.append(said + used)
     if op.tiles is not None and op.waves is not None:
         parts.append(f"{units.count(op.tiles)} tiles in {units.count(op.waves)} waves")
+    device, gap = op.device_seconds or 0.0, op.gap_seconds or 0.0
+    if gap > 0.05 * (device + gap):
+        parts.append(f"{units.percent(gap / (device + gap))} of it waiting")
     if op.l2 == "warm":
         parts.append("input in the L2 cache")
     if op.provenance is not None:

@@ -142,8 +142,10 @@ def _headline(profile: Profile) -> Iterable[str]:
         value = at_least(units.written(quantity.value, quantity.unit), not quantity.at_least)
         if quantity.unit == "B/s" and quantity.value is not None and peak:
             value += f" ({units.percent(quantity.value / peak)} of {units.si(peak, 'B/s')})"
-        if quantity.unit.startswith("s/") and (error := error_of(profile.ops)) is not None:
-            value += f" ± {units.percent(error)}"
+        if quantity.unit not in ("B/s", "1"):
+            stage = quantity.label if quantity.label in ("prefill", "decode") else None
+            error = error_of(op for op in profile.ops if stage in (None, op.stage))
+            value += "" if error is None else f" ± {units.percent(error)}"
         yield value if quantity.unit.startswith("s/") else f"{quantity.label} {value}"
 
 

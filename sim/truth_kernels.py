@@ -135,7 +135,7 @@ def _gemm(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kerne
 
 def _attention(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kernel:
     head_dim = number(pairs, "headdim", "head_dim", "hdim")
-    heads = number(pairs, "heads") if "heads" in pairs else 2048 // head_dim
+    heads = number(pairs, "heads") if "heads" in pairs else max(1, 2048 // head_dim)
     kv_heads = number(pairs, "kv_heads") if "kv_heads" in pairs else heads
     keys = number(pairs, "kv_len", "seqlen", "seq_len")
     queries = 1 if phase == "attention decode" else number(pairs, "seqlen", "q_len", "seq_len")

@@ -79,8 +79,13 @@ def family(model: str, phase: str, settings: str) -> str | None:
         return None
     if UNETS[model] == "imagen" and not settings.startswith("stage I "):
         return None
-    kind = "compiled" if "compile" in settings else "eager"
+    kind = "compiled" if compiled(settings) else "eager"
     return f"denoise {UNETS[model].replace('imagen', 'deepfloyd-if')} {kind}"
+
+
+def compiled(settings: str) -> bool:
+    """Whether a row was measured with torch.compile."""
+    return "compile" in settings and "no compile" not in settings
 
 
 def fitted(row: Measured, device: str) -> bool:
@@ -165,7 +170,7 @@ def _denoising(row: Measured, device: str) -> float:
     size = re.search(r"\b(\d{2,4})x\1\b", row.settings)
     if size is None:
         raise Unpredicted(f"cannot read an image size from {row.settings!r}")
-    name, mode = UNETS[row.model], "compiled" if "compile" in row.settings else "eager"
+    name, mode = UNETS[row.model], "compiled" if compiled(row.settings) else "eager"
     overrides = IF_M if name == "imagen" else (f"run.image_size={size[1]}",)
     old = re.search(r"torch (2\.[01]\b|nightly \(mid-2023\))", row.settings) is not None
     seconds = _iteration(name, overrides, device, PRECISIONS[row.dtype], row.batch or 1, mode, old)

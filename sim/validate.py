@@ -130,6 +130,8 @@ def validate(text: str, origin: str = "truth table", progress: Advance = silent)
         progress("row", index, len(rows))
         try:
             name = device_of(row.gpu)
+            if row.reason is not None:
+                raise Unpredicted(row.reason)
             if name is None:
                 raise Unpredicted(f"no device stands for {row.gpu!r}")
             if row.measured is None:
@@ -193,21 +195,15 @@ def _parsed(record: dict[str, str], where: str) -> Row:
     settings = record["shape_or_settings"]
     whole = models.family(model, phase, settings)
     claimed = record["metric"] not in NO_TIMES and (whole is not None or claims(phase))
-    measured = None
-    if record["unit"] != "text":
-        try:
-            measured = float(record["value"])
-        except ValueError:
-            raise ValueError(f"{where}: value {record['value']!r} is not a number") from None
-        if not 0 < measured < float("inf"):
-            raise ValueError(f"{where}: value {record['value']!r} must be above 0 and finite")
+    measured, reason = _value(record), None
     count = None
     if claimed and batch != "-":
-        if not (batch.isascii() and batch.isdigit() and len(batch) <= 7 and 1 <= int(batch) <= MOST):
-            raise ValueError(f"{where}: batch {batch!r} is neither a whole number from 1 to {MOST:,} nor '-'")
-        count = int(batch)
-    if claimed and count is None and whole is not None:
-        raise ValueError(f"{where}: {phase} needs a batch, a whole number from 1 to {MOST:,}")
+        if batch.isascii() and batch.isdigit() and len(batch) <= 7 and 1 <= int(batch) <= MOST:
+            count = int(batch)
+        else:
+            reason = f"batch {batch!r} is neither a whole number from 1 to {MOST:,} nor '-'"
+    if claimed and batch == "-" and whole is not None:
+        reason = f"{phase} needs a batch, a whole number from 1 to {MOST:,}, not {batch!r}"
     return Row(
         id=record["id"],
         model=model,
@@ -220,7 +216,17 @@ def _parsed(record: dict[str, str], where: str) -> Row:
         unit=record["unit"],
         family=whole or family(phase),
         claimed=claimed and measured is not None,
+        reason=reason,
     )
+
+
+def _value(record: dict[str, str]) -> float | None:
+    """The number of a row; None where it has none, as in "OOM"."""
+    try:
+        value = float(record["value"])
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None
 
 
 def _fitted(rows: Iterable[Row]) -> set[tuple[str, ...]]:
@@ -233,7 +239,8 @@ def fittable(rows: Iterable[Row]) -> Iterator[tuple[Row, Kernel, str]]:
     for row in rows:
         name = device_of(row.gpu)
         whole = models.family(row.model, row.phase, row.settings) is not None
-        if name is None or row.measured is None or not row.claimed or whole:
+        scaled = row.unit in SCALE or any(row.unit.startswith(unit) for unit in RATES)
+        if name is None or row.measured is None or not row.claimed or row.reason or whole or not scaled:
             continue
         try:
             one = kernel(row.phase, row.dtype, row.batch or 1, row.settings)

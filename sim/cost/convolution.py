@@ -68,4 +68,6 @@ def _with_passes(cost: Cost, passes: list[int], device: Device) -> Cost:
     bound = cost.bound
     if floors + moving > cost.seconds:
         bound = "launch" if floors > moving else "memory"
-    return cost._replace(seconds=cost.seconds + floors + moving, launches=cost.launches + len(passes), bound=bound)
+    seconds = cost.seconds + floors + moving
+    used = cost.utilisation * cost.seconds / seconds
+    return cost._replace(seconds=seconds, launches=cost.launches + len(passes), bound=bound, utilisation=used)

@@ -61,7 +61,9 @@ def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
     if not extra:
         return cost
     bound = "launch" if 2 * (work.launches - 1) * constants.memory_floor > cost.seconds + extra else cost.bound
-    return cost._replace(seconds=cost.seconds + extra, launches=work.launches, bound=bound)
+    seconds = cost.seconds + extra
+    used = cost.utilisation * cost.seconds / seconds
+    return cost._replace(seconds=seconds, launches=work.launches, bound=bound, utilisation=used)
 
 
 def product(

@@ -12,7 +12,7 @@ from minimodels import loader
 from minimodels.cli import main
 from minimodels.run import Run
 from minimodels.sim import device as devices
-from minimodels.sim.error_bar import error_of
+from minimodels.sim.error_bar import HOST_ERROR, error_of
 from minimodels.sim.explain import reasons, what_ifs
 from minimodels.sim.profile import Op
 from minimodels.sim.simulate import simulate
@@ -24,7 +24,7 @@ NAME = "stable-diffusion-1.5"
 def _op(category: str, seconds: float, error: float | None) -> Op:
     return Op.model_construct(
         stage="s", scope="", category=category, name="x", shapes=(), weight=2.0, device_seconds=seconds / 2,
-        gap_seconds=0.0, error=error, bound="memory",
+        gap_seconds=0.0, error=error, bound="memory", flops=0,
     )  # fmt: skip
 
 
@@ -33,6 +33,9 @@ def test_errors_of_a_category_add_up_and_those_of_several_as_squares() -> None:
     assert error_of([_op("Norm", 3, 0.1), _op("Linear", 1, 0.4)]) == pytest.approx(math.hypot(0.3, 0.4) / 4)
     assert error_of([_op("Norm", 1, None)]) is None
     assert error_of([]) is None
+    waits = _op("Norm", 1, 0.1).model_copy(update={"gap_seconds": 0.5})  # twice, as it runs twice
+    assert error_of([waits]) == pytest.approx(math.hypot(0.1, HOST_ERROR) / 2)
+    assert error_of([_op("Norm", 1, 0.1), _op("Other", 1, 0.1).model_copy(update={"flops": None})]) is None
 
 
 def test_every_predicted_operator_says_why_and_how_far_off_it_may_be() -> None:
@@ -89,7 +92,7 @@ def test_a_baseline_is_told_what_flash_attention_would_do() -> None:
 def test_constants_from_another_generation_have_wider_errors() -> None:
     assert not devices.load("rtx-3090").distant() and not devices.load("a100-80gb").distant()
     assert devices.load("t4").distant() and devices.load("b200").distant() and devices.load("mi325x").distant()
-    config = loader.load("stable-diffusion-tiny")
+    config = loader.load(NAME, (), {"steps": 3})
     near, far = (error_of(simulate(config, Run(device=name, dtype="float16")).ops) for name in ("a40", "t4"))
     assert near and far and far > 1.3 * near
 

@@ -98,7 +98,7 @@ def _table(device: Device) -> str:
             "-",
             bench.phase,
             device.name,
-            "bf16",
+            microbench.NAME,
             bench.batch,
             bench.settings,
             "latency",
