@@ -20,7 +20,7 @@ PUBLISHED = {"LLaMA": 1.52, "Imagen": 1.22, "StableDiffusion": 1.67, "Muse": 1.1
 NEAR = 0.05  # of the share of the time that is removed
 SETTINGS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {  # what the study does not state
     "LLaMA": (
-        ("compiled", {"mode": "compiled"}), ("batch 8", {"batch": 8}), ("prompt 2,048", {"prompt_len": 2048}),
+        ("compiled", {"mode": "compiled"}), ("batch 8", {"batch": 8}), ("prompt 512", {"prompt_len": 512}),
         ("prompt 4,000, one token", {"prompt_len": 4000, "gen_len": 1}),
     ),
     "Imagen": (("compiled", {"mode": "compiled"}), ("batch 4", {"batch": 4})),

@@ -38,7 +38,7 @@ def _kernel(cases: Facts) -> RenderableType:
     made = table_of("Call", *targets)
     made.columns[0].no_wrap, made.columns[0].overflow = False, "fold"
     for case, by_target in cases.items():
-        made.add_row(case, *(_cell(by_target[target]) for target in targets))
+        made.add_row(case, *(_cell(by_target[target]) if target in by_target else "-" for target in targets))
     return made
 
 
