@@ -8,12 +8,18 @@ from torch import Tensor
 SEQUENCES = ("context", "second_context", "text")  # features of tokens; all else a network is told is one row a sample
 
 
-def check_tokens(x: Tensor) -> None:
-    """Raise unless x is (b, n) of integers."""
-    if x.dim() != 2:
-        raise ValueError(f"tokens must be (b, n), not of shape {tuple(x.shape)}")
+def check_tokens(x: Tensor, shape: str = "(b, n)", what: str = "tokens") -> None:
+    """Raise unless x is (b, n) of integers, or of another shape that is given."""
+    if x.dim() != len(shape.split()):
+        raise ValueError(f"{what} must be {shape}, not of shape {tuple(x.shape)}")
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        raise ValueError(f"tokens must be integers, not {str(x.dtype).removeprefix('torch.')}")
+        raise ValueError(f"{what} must be integers, not {str(x.dtype).removeprefix('torch.')}")
+
+
+def check_count(what: str, given: int, wanted: int, shape: str) -> None:
+    """Raise unless there are as many of something as there must be; `shape` says how that comes about."""
+    if given != wanted:
+        raise ValueError(f"{given} {what} are given, this network takes {wanted}: {shape}")
 
 
 def check_features(what: str, x: Tensor | None, width: int) -> None:

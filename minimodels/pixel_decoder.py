@@ -21,6 +21,7 @@ from minimodels.autoencoder_config import ConvDecoder as ConvDecoderConfig
 from minimodels.autoencoder_config import CVivitDecoder as CVivitDecoderConfig
 from minimodels.autoencoder_config import KlDecoder as KlDecoderConfig
 from minimodels.autoencoder_config import VqDecoder as VqDecoderConfig
+from minimodels.checks import check_count, check_tokens
 from minimodels.config import VitDecoder as VitDecoderConfig
 from minimodels.kernels.fused import group_norm
 from minimodels.kernels.layout import laid_like
@@ -41,6 +42,8 @@ class VitDecoder(nn.Module):
         self.to_pixels = nn.Linear(config.stack.dim, 3 * config.patch_size**2)
 
     def forward(self, codes: Tensor) -> Tensor:
+        check_tokens(codes, "(b, n)", "codes")
+        check_count("codes", codes.shape[1], self.grid**2, f"a grid of {self.grid} x {self.grid}")
         code = F.normalize(self.codebook(codes), dim=-1)
         patches = self.to_pixels(self.stack(self.from_code(code)))
         return rearrange(
@@ -95,6 +98,7 @@ class VqDecoder(ConvDecoder):
         self.from_code = nn.Conv2d(config.code_dim, config.latent_channels, 1)
 
     def forward(self, codes: Tensor) -> Tensor:  # type: ignore[override]
+        check_tokens(codes, "(b, h, w)", "codes")
         code = laid_like(rearrange(self.codebook(codes), "b h w c -> b c h w"), self.from_code.weight)
         return super().forward(self.from_code(code))
 
@@ -110,7 +114,8 @@ class CVivitDecoder(nn.Module):
 
     def __init__(self, config: CVivitDecoderConfig) -> None:
         super().__init__()
-        self.frame_patch, self.patch_size, dim = config.frame_patch, config.patch_size, config.temporal.dim
+        self.frame_patch, self.patch_size, self.grid = config.frame_patch, config.patch_size, config.grid
+        dim = config.temporal.dim
         self.codebook = nn.Embedding(config.codebook_size, config.code_dim)
         self.from_code = nn.Linear(config.code_dim, dim)
         self.temporal = Stack(config.temporal, config.max_frames, causal=True, role="temporal")
@@ -119,6 +124,8 @@ class CVivitDecoder(nn.Module):
         self.to_first, self.to_rest = nn.Linear(dim, pixels), nn.Linear(dim, pixels * config.frame_patch)
 
     def forward(self, codes: Tensor) -> Tensor:
+        check_tokens(codes, "(b, f, h, w)", "codes")
+        check_count("codes of a frame", codes.shape[2] * codes.shape[3], self.grid**2, f"{self.grid} x {self.grid}")
         height, p, depth = codes.shape[2], self.patch_size, self.frame_patch
         code = F.normalize(self.codebook(rearrange(codes, "b f h w -> b f (h w)")), dim=-1)
         x = self.spatial(self.temporal(self.from_code(code)))

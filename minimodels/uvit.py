@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minimodels.blocks import KV, Attention, Geglu, Heads
-from minimodels.checks import check_features
+from minimodels.checks import check_count, check_features, check_tokens
 from minimodels.kernels.fused import layer_norm
 from minimodels.kernels.layout import laid_like
 from minimodels.kernels.scope import scope
@@ -206,6 +206,8 @@ class UVit(nn.Module):
 
     def forward(self, tokens: Tensor, context: UVitContext) -> Tensor:
         """context: what `context` makes of a text, once for all steps."""
+        check_tokens(tokens, "(b, h, w)")
+        check_count("samples", len(tokens), len(context.vector), "as many as the context is of")
         if self.resample and (tokens.shape[1] % 2 or tokens.shape[2] % 2):
             raise ValueError(f"tokens are {tokens.shape[1]} x {tokens.shape[2]}: both sides must be even")
         t = rearrange(context.vector, "b d -> b 1 d")

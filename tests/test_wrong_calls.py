@@ -171,8 +171,26 @@ def test_amuseds_transformer_names_what_is_wrong() -> None:
     for index in range(3):
         wrong = [given[..., 1:] if place == index else given for place, given in enumerate(right)]
         assert "wide, this network takes" in refusal(lambda wrong=wrong: model.context(*wrong))
+    context = model.context(*right)
+    assert "tokens must be (b, h, w), not of shape (2, 16)" in refusal(lambda: model(tokens(2, 16), context))
+    assert "must be integers, not float32" in refusal(lambda: model(tokens(2, 4, 4).float(), context))
+    assert "3 samples are given, this network takes 2" in refusal(lambda: model(tokens(3, 4, 4), context))
     assert model.resample
     assert "must be even" in refusal(lambda: model(tokens(2, 3, 4), model.context(*right)))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("parti-tiny", "detokenizer"), ("muse-tiny", "decoder"), ("phenaki-tiny", "decoder")]
+)
+def test_a_decoder_of_codes_names_what_is_wrong(name: str, part: str) -> None:
+    decoder: Any = network(name, part)
+    right = {"parti-tiny": (2, 25), "muse-tiny": (2, 3, 3), "phenaki-tiny": (1, 3, 5, 5)}[name]
+    decoder(torch.zeros(right, dtype=torch.long))
+    assert "codes must be (b, " in refusal(lambda: decoder(torch.zeros((*right, 1), dtype=torch.long)))
+    assert "codes must be integers, not float32" in refusal(lambda: decoder(torch.zeros(right)))
+    if name != "muse-tiny":
+        wrong = torch.zeros((*right[:-1], right[-1] + 1), dtype=torch.long)
+        assert "this network takes 25" in refusal(lambda: decoder(wrong))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("stable-diffusion-tiny", KlAutoencoder), ("muse-tiny", VqAutoencoder)])
