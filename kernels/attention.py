@@ -6,7 +6,8 @@ softmax(q k^T * scale + bias) v, with q (*batch, heads, n, d), k and v (*batch, 
   the matrix is an operator of its own. The softmax keeps the input's dtype (float32 accumulation inside).
 - `flash`, `efficient`, `cudnn` are torch's fused kernels. `flash` is a policy: the flash kernel where its
   limits allow, `efficient` where they do not. A name with "!" pins the kernel: a call it cannot do raises.
-- `sdpa` leaves the choice to torch.
+- `sdpa` is the kernel that torch prefers on that GPU, by its published order and limits (`limits.ORDER`), pinned, so
+  that what is recorded is what ran.
 
 - `triton` are our own kernels where their limits allow, then as `flash`. On a CPU their reference in plain torch
   runs, and is recorded as `reference`.
@@ -39,6 +40,8 @@ def attention(
             and the value.
     """
     _check(q, k, v, causal)
+    if bias is not None and not bias.is_floating_point():
+        raise ValueError(f"bias is added to the scores, so it must be floats, not {bias.dtype}; -inf hides a key")
     causal = causal and q.shape[-2] > 1
     if scale is None:
         scale = q.shape[-1] ** -0.5
@@ -66,6 +69,8 @@ def attention_with_cache(
         ValueError: as `attention` does.
     """
     end, one = pos + k.shape[-2], q.shape[-2] == 1
+    if end > keys.shape[-2]:
+        raise ValueError(f"a cache of {keys.shape[-2]:,} has no room for {k.shape[-2]:,} more at {pos:,}")
     held, held_values = keys[:, :, :end], values[:, :, :end]
     if choice().attention.startswith("triton") and (causal or one):
         from minimodels.kernels.our_attention import attend_with_cache, takes_cache

@@ -22,6 +22,12 @@ def empty_result(q: Tensor, v: Tensor) -> Tensor:
     return torch.empty_permuted((*q.shape[:-1], v.shape[-1]), order, dtype=q.dtype, device=q.device)
 
 
+def check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """What our kernels read as given: features beside each other, values shaped as keys."""
+    assert k.shape == v.shape and q.shape[-1] == k.shape[-1], f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+    assert all(x.stride(-1) == 1 for x in (q, k, v)), "features lie beside each other"
+
+
 def attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float,
     cos: Tensor | None = None, sin: Tensor | None = None,

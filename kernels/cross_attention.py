@@ -115,6 +115,7 @@ def _fits(q: Tensor, k: Tensor) -> bool:
 def plan(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, list[Launch]]:
     """The result, and the launch that fills it."""
     assert _fits(q, k), f"at most {MOST_KEYS} keys in {MOST_BYTES} bytes: {tuple(q.shape)}, {tuple(k.shape)}"
+    maths.check(q, k, v)
     out = maths.empty_result(q, v)
     batch, positions, heads, n, head_dim = q.shape
     m, blocks, sequences = k.shape[3], cdiv(n, ROWS), batch * positions * heads

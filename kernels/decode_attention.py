@@ -217,6 +217,8 @@ def plan(
     """The result, and the launches that fill it and append k and v."""
     assert takes(q, k), f"at most {MOST_ROWS} queries a key head of {MOST_FEATURES} features: {tuple(q.shape)}"
     assert pos + q.shape[2] <= cache_k.shape[2], f"a cache of {cache_k.shape[2]} has no room at {pos}"
+    maths.check(q, k, v)
+    maths.check(q, cache_k, cache_v)
     out = maths.empty_result(q, v)
     (batch, heads, n, head_dim), kv_heads, filled = q.shape, k.shape[1], pos + q.shape[2]
     group, sequences = heads // kv_heads, batch * kv_heads

@@ -167,6 +167,8 @@ def plan(
 ) -> tuple[Tensor, list[Launch]]:
     """The result, and the launch that fills it."""
     assert takes(q), f"at most {MOST_FEATURES} features: {tuple(q.shape)}"
+    maths.check(q, k, v)
+    assert not causal or q.shape[-2] <= k.shape[-2], "a key for every query"
     assert scale > 0, f"the largest score is that before scaling: {scale}"
     out = maths.empty_result(q, v)
     batch, positions, heads, n, head_dim = q.shape

@@ -111,6 +111,9 @@ def _launch(
 ) -> Launch:  # fmt: skip
     width = x.shape[-1]
     rows = x.numel() // width
+    given = (x, delta, weight, bias, scale, shift)
+    assert all(y.is_contiguous() for y in given if y is not None), "rows that lie together"
+    assert delta is None or delta.shape == x.shape, f"{tuple(delta.shape)} on {tuple(x.shape)}"
     per = 1 if scale is None else rows // (scale.numel() // width)
     args = (x, delta, total, out, weight, bias, scale, shift, rows, width, per, eps)
     columns = power_of_2(width, 16)

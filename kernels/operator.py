@@ -112,7 +112,8 @@ def _refuse(name: str, operator: torch._ops.OpOverload) -> Callable[..., Any]:
         asked = any(isinstance(x, Tensor) and x.requires_grad for x in (*args, *kwargs.values()))
         if asked and torch.is_grad_enabled():
             raise RuntimeError(
-                f"minimodels::{name} has no gradient: run it under torch.no_grad(), or train with --kernels torch"
+                f"minimodels::{name} has no gradient: run it under torch.no_grad(), or train with torch's, "
+                "--attention sdpa --kernels torch"
             )
         with torch._C._AutoDispatchBelowAutograd():
             return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)

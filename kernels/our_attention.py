@@ -14,17 +14,21 @@ from minimodels.kernels import cross_attention as cross
 from minimodels.kernels import decode_attention as decode
 from minimodels.kernels import flash_attention as flash
 from minimodels.kernels import temporal_attention as short
+from minimodels.kernels.attention_math import empty_result
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float) -> Tensor:
     """q (*batch, heads, n, d), k and v (*batch, kv_heads, m, d) -> (*batch, heads, n, d)."""
     batch = q.shape[:-3]
+    if not q.numel():
+        return empty_result(q, v)
+    q, k, v = (beside(x) for x in (q, k, v))
     if len(batch) == 1:  # no positions: the batch takes their place
         q, k, v = (x[None] for x in (q, k, v))
     elif len(batch) != 2:
         q, k, v = (x.reshape(1, -1, *x.shape[-3:]) for x in (q, k, v))
         bias = bias if bias is None or bias.dim() < 4 else _folded(bias, batch)
-    if short.takes(q, k):
+    if short.suits(q, k):
         out = short.temporal_attention(q, k, v, bias, None, None, causal, scale)
     elif bias is None and not causal and cross.takes(q, k):
         out = cross.cross_attention(q, k, v, scale)
@@ -35,14 +39,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, s
 
 def takes_cache(q: Tensor, k: Tensor) -> bool:
     """Whether queries are few enough for one launch to append their keys and attend."""
-    return decode.takes(q, k)
+    return decode.takes(q, k) and q.numel() > 0
 
 
 def attend_with_cache(
     q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, pos: int, bias: Tensor | None, scale: float
 ) -> Tensor:
     """q (b, heads, n, d) -> the same; k, v (b, kv_heads, n, d) go into keys, values (b, kv_heads, capacity, d)."""
+    q, k, v = (beside(x) for x in (q, k, v))
     return decode.decode_attention(q, k, v, keys, values, bias, None, pos, scale)
+
+
+def beside(x: Tensor) -> Tensor:
+    """x with its features beside each other: a copy, which a profile shows, where they are not."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _folded(bias: Tensor, batch: tuple[int, ...]) -> Tensor:

@@ -119,12 +119,20 @@ def takes(q: Tensor, k: Tensor) -> bool:
     return longest <= (MOST_TOKENS if q.shape[-1] <= MOST_FEATURES else BATCHED)
 
 
+def suits(q: Tensor, k: Tensor) -> bool:
+    """Whether it is the kernel to take: in float32, whose products are sums in registers, larger tiles would spill."""
+    small = max(q.shape[-2], k.shape[-2]) <= BATCHED and q.shape[-1] <= MOST_FEATURES // 2
+    return takes(q, k) and (small or q.element_size() == 2)
+
+
 def plan(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cos: Tensor | None, sin: Tensor | None, causal: bool,
     scale: float,
 ) -> tuple[Tensor, list[Launch]]:  # fmt: skip
     """The result, and the launch that fills it."""
     assert takes(q, k), f"at most {MOST_TOKENS} tokens of {MOST_FEATURES} features: {tuple(q.shape)}, {tuple(k.shape)}"
+    maths.check(q, k, v)
+    assert cos is None or q.shape[-1] % 2 == 0 and sin is not None, "halves of a head's features are rotated"
     out = maths.empty_result(q, v)
     batch, positions, heads, n, head_dim = q.shape
     m = k.shape[3]

@@ -48,11 +48,15 @@ def run(kernels: Sequence[str], shapes: Path | None, quick: bool, progress: Any)
     from minimodels.kernels.ceilings import measure_ceilings
     from minimodels.kernels.protocol import CudaTimer
     from minimodels.sim import bench_cases
+    from minimodels.sim.bench_goals import goals
     from minimodels.sim.environment import environment, memory_bytes
 
     bench_cases.select([], kernels, 1)  # a wrong name is told before minutes of work
     found = bench_cases.of_profile(shapes, progress) if shapes else bench_cases.of_suite(progress)
     cases = bench_cases.select(found, kernels, 1 if quick else 3)
+    if not (shapes or quick):
+        known = {case.key for case in cases}
+        cases += [case for case in goals(kernels) if case.key not in known]
     timer = CudaTimer()
     ceilings = measure_ceilings(timer)
     rows = bench(cases, timer, ceilings, 20 if quick else 50, progress)
@@ -84,7 +88,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def shown(folder: Path = RESULTS) -> RenderableType:
     """The tables of every GPU measured so far."""
-    files = sorted(folder.glob("*/*kernels*.json"))
+    files = sorted(folder.glob("*/kernels*.json"))
     if not files:
         return Text(f"kernels on a GPU: {NOT_YET}")
     return Group(*(part for path in files for part in (report(load(path)), Text())))

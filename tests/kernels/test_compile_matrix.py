@@ -47,9 +47,10 @@ def test_kernel_compiles_as_committed(name: str, case: str, target: str) -> None
         assert found["spills"] == 0 and found["stack"] == 0, found
         assert found["shared"] <= SHARED[target], found
         widest = max(widest, found["widest"])
-        before = _committed(name).get(key, {}).get(target)
-        if before is None:
+        committed = _committed(name)
+        if not committed:  # of another Triton version: nothing to compare with
             continue
+        before = committed[key][target]
         assert found["tensor_core"] >= min(1, before["tensor_core"]), (found, before)
         assert found["registers"] <= GROWTH * before["registers"] + 2, (found, before)
         assert found["shared"] <= GROWTH * before["shared"], (found, before)

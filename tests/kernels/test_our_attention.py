@@ -71,6 +71,40 @@ def test_a_call_beyond_our_limits_names_the_limit_and_the_value(q: Tensor, said:
         attention(q, q, q)
 
 
+def test_features_that_do_not_lie_together_are_copied_in_the_open() -> None:
+    q = _meta(2, 8, 64, 16).mT
+    with attention_backend("triton!", "sm90"), Seen() as seen:
+        attention(q, q, q)
+    assert seen.names.count("aten::clone") == 3 and "minimodels::temporal_attention" in seen.names
+    with pytest.raises(AssertionError, match="beside each other"):
+        _launches(flash_attention, q[None], q[None], q[None], None, False, 0.1)
+
+
+@pytest.mark.parametrize("length", (24, 77))
+def test_in_float32_only_tiles_that_do_not_spill_are_taken(length: int) -> None:
+    q = torch.empty(1, 12, length, 64, device="meta")
+    with attention_backend("triton!", "sm90"), Seen() as seen:
+        attention(q, q, q)
+    ours = [name for name in seen.names if name.startswith("minimodels::")]
+    assert ours == ["minimodels::temporal_attention" if length == 24 else "minimodels::flash_attention"]
+
+
+def test_nothing_to_attend_with_is_nothing() -> None:
+    q, k = torch.empty(0, 2, 200, 16), torch.empty(0, 2, 77, 16)
+    with attention_backend("triton"):
+        assert attention(q, k, k).shape == q.shape
+
+
+def test_a_mask_of_truth_values_and_a_full_cache_are_refused_by_every_backend() -> None:
+    q, keys = torch.randn(1, 2, 1, 16), torch.randn(1, 2, 9, 16)
+    for backend in ("triton", "sdpa", "baseline"):
+        with attention_backend(backend):
+            with pytest.raises(ValueError, match="must be floats, not torch.bool"):
+                attention(q, keys, keys, bias=torch.ones(1, 9, dtype=torch.bool))
+            with pytest.raises(ValueError, match="a cache of 9 has no room for 1 more at 9"):
+                attention_with_cache(q, q, q, keys, keys, 9)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 5, 2, 150, 16), (2, 150, 16)])
 def test_any_number_of_batch_dimensions_gives_what_torch_gives(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)

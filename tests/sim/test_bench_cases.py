@@ -14,12 +14,14 @@ from click.testing import CliRunner
 
 from minimodels import loader
 from minimodels.cli import main
-from minimodels.kernels.bench import as_json, bench
+from minimodels.kernels.bench import as_json, bench, work_of
 from minimodels.kernels.case import Case
 from minimodels.kernels.ceilings import Ceilings
+from minimodels.kernels.operator import OPERATORS
 from minimodels.kernels.protocol import CpuTimer
 from minimodels.run import Run
 from minimodels.sim import bench_cases, bench_report
+from minimodels.sim.bench_goals import goals
 from minimodels.sim.simulate import simulate
 from minimodels.sim.tables import console
 
@@ -128,3 +130,16 @@ def test_without_a_gpu_nothing_is_benchmarked() -> None:
         result = CliRunner().invoke(main, ["bench", *arguments])
         assert result.exit_code == 2
         assert "bench needs a CUDA device: nothing is simulated here" in result.stderr
+
+
+def test_sizes_that_goals_are_set_at_are_cases_whose_work_is_known() -> None:
+    cases = goals()
+    assert {case.operator.partition("::")[2] for case in goals(["flash_attention"])} == {"flash_attention"}
+    assert len({case.key for case in cases}) == len(cases)
+    works = {case.operator: work_of(OPERATORS[case.operator], case) for case in cases}
+    assert all(work.bytes_read > 0 for work in works.values())
+    caches = [work_of(OPERATORS[c.operator], c).bytes_read for c in goals(["decode_attention"])]
+    assert min(caches) >= 64e6, "more than what the L2 cache holds"
+    frames = [case.views()[0].shape[3] for case in goals(["temporal_attention"])]
+    assert frames == [8, 16, 32]
+    assert {case.views()[0].shape[-1] for case in goals(["flash_attention"])} == {40, 64, 80, 128, 160}

@@ -28,8 +28,8 @@ def arguments(
         draw(b, length, p, count * d).unflatten(-1, (count, d)).permute(0, 2, 3, 1, 4)
         for count, length in ((heads, n), (kv_heads, m), (kv_heads, m))
     )
-    table = draw(m + 2, d) if rotary else None
-    return q, k, v, None if bias is None else draw(*bias), table, table, causal, d**-0.5
+    cos, sin = (draw(m + 2, d), draw(m + 3, d)) if rotary else (None, None)
+    return q, k, v, None if bias is None else draw(*bias), cos, sin, causal, d**-0.5
 
 
 SMALL = {
