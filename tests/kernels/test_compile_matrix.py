@@ -39,7 +39,7 @@ def _matrix() -> Iterator[Any]:
 
 
 @needs_triton
-@pytest.mark.parametrize(("name", "case", "target"), _matrix())
+@pytest.mark.parametrize(("name", "case", "target"), list(_matrix()))
 def test_kernel_compiles_as_committed(name: str, case: str, target: str) -> None:
     narrow = case in getattr(MODULES[name], "NARROW", ())
     widest = 0

@@ -42,7 +42,7 @@ def _cases() -> Iterator[Any]:
         yield pytest.param(name, case, dtype, marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("name", "case", "dtype"), _cases())
+@pytest.mark.parametrize(("name", "case", "dtype"), list(_cases()))
 def test_kernel_is_as_exact_as_torch(name: str, case: str, dtype: str) -> None:
     known, args = operator(name), small(name, case, DTYPES[dtype])
     exact = _outputs(known.reference(*_as(args, torch.float64)))
