@@ -70,7 +70,7 @@ def _attend(
     return main, rest, higher, total
 
 
-@jit
+@jit(varying=("pos", "splits"))  # keys_each is a multiple of a tile
 def _decode(
     q, new_k, new_v, cache_k, cache_v, bias, position, out, part, stats,
     q_b, q_h, q_n, nk_b, nk_h, nk_n, nv_b, nv_h, nv_n, k_b, k_h, k_m, v_b, v_h, v_m, o_b, o_h, o_n,
@@ -149,7 +149,7 @@ def _decode(
         tl.store(stats_at + GROUP * n + row, total, mask=there)
 
 
-@jit
+@jit(varying=("splits",))
 def _join(
     part, stats, out, o_b, o_h, o_n, heads, n, splits,
     SPLITS: tl.constexpr, D: tl.constexpr, HEAD_DIM: tl.constexpr, GROUP: tl.constexpr, WIDE: tl.constexpr,
@@ -184,8 +184,9 @@ def _keys(cache_k: Tensor) -> int:
 
 
 def _warps(rows: int, q: Tensor) -> int:
-    """One per 16 rows, more where the registers of one do not hold a result."""
-    least = 8 if q.dtype == torch.float32 else 2 if q.shape[3] > 128 else 1
+    """One per 16 rows, more where the registers of one do not hold a result, or what sm100 schedules beside it."""
+    two = q.shape[3] > 128 or target_of(q) in ("sm100", "sm103")
+    least = 8 if q.dtype == torch.float32 else 2 if two else 1
     return max(rows // 16, least)
 
 
@@ -245,7 +246,7 @@ def plan(
     if splits > 1:
         args = (part, stats, out, *strides[-3:], heads, n, splits)
         constants = {
-            "SPLITS": power_of_2(splits), "D": power_of_2(head_dim, 16), "HEAD_DIM": head_dim, "GROUP": group,
+            "SPLITS": MOST_SPLITS, "D": power_of_2(head_dim, 16), "HEAD_DIM": head_dim, "GROUP": group,
             "WIDE": constants["WIDE"], "UNIT": unit,
         }  # fmt: skip
         launches.append(Launch(_join, (batch * heads * n, 1, 1), args, constants, 4))

@@ -56,9 +56,15 @@ class Launch:
         assert x <= MAX_GRID_X and y <= MAX_GRID_YZ and z <= MAX_GRID_YZ, f"grid {self.grid} exceeds CUDA's limits"
 
 
-def jit(function: Any) -> Any:
-    """`triton.jit`, or the function itself where Triton is not installed."""
-    return function if triton is None else triton.jit(function)
+def jit(function: Any = None, *, varying: Sequence[str] = ()) -> Any:
+    """`triton.jit`, or the function itself where Triton is not installed.
+
+    varying: integer parameters that differ from call to call, as the length of a cache does: the compiled kernel does
+    not depend on them being 1 or divisible by 16.
+    """
+    if function is None:
+        return lambda function: jit(function, varying=varying)
+    return function if triton is None else triton.jit(do_not_specialize=list(varying))(function)
 
 
 def cdiv(a: int, b: int) -> int:
@@ -149,16 +155,23 @@ def specialisation(launch: Launch) -> tuple[Any, ...]:
     """What decides which compiled kernel a launch takes on a given device."""
     constants = [(name, type(value), value) for name, value in launch.constants.items()]
     options = launch.num_warps, launch.num_stages
-    return id(launch.kernel), *constants, *options, *map(_specialised, launch.args)
+    varying = _varying(launch)
+    places = [launch.kernel.arg_names.index(name) for name in varying]
+    given = (_specialised(x, place in places) for place, x in enumerate(launch.args))
+    return id(launch.kernel), *constants, *options, *given
 
 
-def _specialised(value: Tensor | float | None) -> Any:
+def _varying(launch: Launch) -> Sequence[str]:
+    return getattr(launch.kernel, "do_not_specialize", None) or ()
+
+
+def _specialised(value: Tensor | float | None, varying: bool) -> Any:
     """What of an argument decides it."""
     if isinstance(value, Tensor):
         return value.dtype, value.data_ptr() % 16 == 0, HIP and value.untyped_storage().nbytes() <= MAX_INT32
     if isinstance(value, bool) or not isinstance(value, int):
         return type(value)
-    return value == 1 or (_integer(value), value % 16 == 0)
+    return _integer(value) if varying else value == 1 or (_integer(value), value % 16 == 0)
 
 
 def _integer(value: int) -> str:
@@ -175,14 +188,14 @@ def compile_for(launch: Launch, target: str) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names = launch.kernel.arg_names
+    names, varying = launch.kernel.arg_names, _varying(launch)
     signature, constants, attributes = {}, dict(launch.constants), {}
     for index, (name, value) in enumerate(zip(names, launch.args, strict=False)):
-        kind = _type(value)
+        kind = _integer(value) if name in varying and isinstance(value, int) else _type(value)
         signature[name] = kind
         if kind == "constexpr":
             constants[name] = value
-        elif isinstance(value, Tensor) or isinstance(value, int) and value % 16 == 0:
+        elif isinstance(value, Tensor) or name not in varying and isinstance(value, int) and value % 16 == 0:
             attributes[(index,)] = [["tt.divisibility", 16]]
     signature |= dict.fromkeys(launch.constants, "constexpr")
     signature = {name: signature[name] for name in names}

@@ -13,7 +13,7 @@ from minimodels import loader
 from minimodels.kernels import cross_attention, decode_attention, flash_attention
 from minimodels.kernels.attention import attention, attention_with_cache
 from minimodels.kernels.backend import attention_backend
-from minimodels.kernels.launch import Launch
+from minimodels.kernels.launch import Launch, specialisation
 from minimodels.run import Run, build
 from minimodels.sim.measure import measure
 from minimodels.sim.simulate import simulate
@@ -211,6 +211,18 @@ def test_the_keys_of_one_sequence_are_split_over_the_whole_gpu(target: str) -> N
     launches = _launches(decode_attention, new, new, new, cache, cache, None, None, 4000, 0.1, target=target)
     units = {"sm80": 108, "sm90": 132, "gfx942": 304}[target]
     assert len(launches) == 2 and launches[0].grid[0] >= 4 * units
+
+
+@pytest.mark.parametrize("kv_heads", (32, 8))
+def test_a_growing_cache_compiles_no_kernel_anew(kv_heads: int) -> None:
+    """One for a single share of the keys, one for several, and the one that joins them."""
+    q, new, cache = _meta(1, 32, 1, 128), _meta(1, kv_heads, 1, 128), _meta(1, kv_heads, 4096, 128)
+    found = {
+        specialisation(launch)
+        for pos in range(4095)
+        for launch in _launches(decode_attention, q, new, new, cache, cache, None, None, pos, 0.1)
+    }
+    assert len(found) == 3
 
 
 def test_a_few_programs_share_the_keys_of_cross_attention() -> None:
