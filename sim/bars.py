@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from minimodels.sim.split import GPUS
 from minimodels.sim.truth_gpus import device_of
 from minimodels.sim.validate import Group
-
-DATASHEET = ("h200", "rtx-a5000", "a100-80gb-pcie")  # known by datasheets and relatives alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ def bar_of(group: Group) -> Bar | None:
     if family == "gemm" or family.startswith("attention"):
         if (family, device) == ("gemm", "l40s"):
             return Bar(0.12, 0.45)
-        return Bar(0.12 if device in DATASHEET and device != "h200" else 0.08, 0.25)
+        return Bar(0.12 if device in GPUS and device != "h200" else 0.08, 0.25)
     kinds = ("conv2d fwd", "conv2d bwd-data", "softmax", "layernorm", "norm", "elementwise", "gelu")
     return Bar(0.15) if family in kinds else None
 

@@ -11,6 +11,7 @@ from minimodels.run import Run
 from minimodels.sim import device as devices
 from minimodels.sim.call import Call
 from minimodels.sim.cost import predict
+from minimodels.sim.cost.base import ITEMSIZE
 from minimodels.sim.device import Device
 from minimodels.sim.job import of_config
 from minimodels.sim.profile import Op
@@ -153,4 +154,4 @@ def _eight_bits(calls: Sequence[Call], device: Device, run: Run) -> WhatIf:
 
 
 def _itemsize(call: Call) -> int:
-    return {"float64": 8, "float32": 4}.get(call.dtype, 2)
+    return int(ITEMSIZE.get(call.dtype, 2))
