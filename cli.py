@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minimodels.sim import commands as evidence
-from minimodels.sim.commands import printed
+from minimodels.sim.commands import design, evidence, study
+from minimodels.sim.commands.printing import printed
 
 if TYPE_CHECKING:
     from minimodels.kinds import Config
@@ -215,18 +215,6 @@ def memory(name: str, overrides: tuple[str, ...], picture: Path | None, as_json:
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def compare(files: tuple[Path, ...]) -> None:
-    """Profiles FILES (from `profile --out`) side by side."""
-    from minimodels.sim import tables
-    from minimodels.sim.profile import Profile
-
-    if len(files) < 2:
-        raise ValueError("compare needs at least two profiles; write one with `minibench profile NAME --out A.json`")
-    printed(tables.compare([Profile.load(path) for path in files]))
-
-
-@main.command()
 @click.argument("kind")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.png, .svg or .pdf.")
@@ -344,7 +332,7 @@ def _profile(config: Config, options: dict[str, Any]) -> Profile:
         return simulate(config, run, progress)
 
 
-for command in evidence.COMMANDS:
+for command in (*evidence.COMMANDS, *study.COMMANDS, *design.COMMANDS):
     main.add_command(command)
 
 
