@@ -16,7 +16,7 @@ from minimodels.sim.paper import formulas
 from minimodels.sim.paper.draw import CYCLE, Panel, figure
 from minimodels.sim.paper.result import Result, Score
 from minimodels.sim.paper.sizes import counted, exponent
-from minimodels.sim.paper.study import Study
+from minimodels.sim.paper.study import Study, kernel_seconds
 from minimodels.sim.plots import ROLES as COLOURS
 from minimodels.sim.profile import Profile
 
@@ -66,7 +66,7 @@ def attended(profile: Profile, role: str, frames: int, side: int) -> tuple[int, 
             formula += calls * formulas.temporal_flops(frames, here, here, channels)
     batch = 2 if profile.config["run"][STAGE]["guidance_scale"] != 1 else 1
     walk = round(views.totals(ops).known_flops / steps)
-    return walk, batch * formula, sum(op.weight * (op.device_seconds or 0.0) for op in ops) / steps
+    return walk, batch * formula, kernel_seconds(ops) / steps
 
 
 def _levels(network: dict[str, Any]) -> Iterator[tuple[int, int]]:

@@ -14,7 +14,7 @@ from minimodels.sim import units, views
 from minimodels.sim.paper.draw import CYCLE, Panel, figure
 from minimodels.sim.paper.result import Result, Score
 from minimodels.sim.paper.sizes import SIZES
-from minimodels.sim.paper.study import Study
+from minimodels.sim.paper.study import Study, kernel_seconds
 
 BEYOND = (768, 1024)  # pixels, where the study does not go
 WAYS = {"baseline": "Attention written out", "flash": "FlashAttention"}
@@ -30,8 +30,7 @@ def fig10(study: Study) -> Result:
         profile = study.profile("StableDiffusion", way, image_size=size)
         for reading, category in product(views.READINGS, ("Attention", "Convolution")):
             ops = [op for op in profile.ops if views.category(op, reading) == category]
-            kernels = sum(op.weight * (op.device_seconds or 0.0) for op in ops)
-            for clock, seconds in zip(CLOCKS, (kernels, views.totals(ops).known_seconds), strict=True):
+            for clock, seconds in zip(CLOCKS, (kernel_seconds(ops), views.totals(ops).known_seconds), strict=True):
                 times[way, size, category, reading, clock] = seconds
     rows = [(*key, seconds) for key, seconds in times.items()]
     header = ("attention", "image size (pixels)", "category", "reading", "clock", "seconds")

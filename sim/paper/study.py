@@ -6,7 +6,8 @@ configs have it: batch 1, eager.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, Latent
 from minimodels.kinds import Config
 from minimodels.run import Run, build, parameters
 from minimodels.sim import units
-from minimodels.sim.profile import Profile
+from minimodels.sim.profile import Op, Profile
 from minimodels.sim.progress import Advance, silent
 from minimodels.token_config import ParallelImage
 
@@ -52,6 +53,12 @@ def image_side(config: Config) -> int:
         return config.super_resolution.axes[-1] * config.decoder.grows
     assert isinstance(config, LatentDiffusion | CascadedDiffusion), config.kind
     return config.run.image_size
+
+
+def kernel_seconds(ops: Iterable[Op]) -> float:
+    """The time of operators as the study takes it (section III, Tools): that of their kernels, without waits for the
+    host."""
+    return math.fsum(op.weight * (op.device_seconds or 0.0) for op in ops)
 
 
 def where(profile: Profile) -> str:

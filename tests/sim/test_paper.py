@@ -89,17 +89,28 @@ def test_what_stops_a_run_leaves_what_was_finished(tmp_path: Path, monkeypatch: 
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def speed_ups(setting: str, **constants: float) -> dict[str, float]:
+    """Table II under one of its settings, on an A100 with other constants."""
+    device = devices.load("a100-80gb")
+    changed = device.model_copy(update={"constants": device.constants.model_copy(update=constants)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "load", lambda name: changed)
+        return {row[0]: row[2] for row in flash.table2(of_device("a100-80gb")).rows if row[1] == setting}
+
+
 @pytest.mark.usefixtures("tiny")
 def test_another_cost_model_gives_other_speed_ups() -> None:
     """Nothing of the scoreboard is typed in."""
-    device = devices.load("a100-80gb")
-    before = {row[0]: row[2] for row in flash.table2(of_device("a100-80gb")).rows if row[1] == "as configured"}
-    slower = device.constants.model_copy(update={"host_per_op": 1e-9, "host_per_launch": 1e-9})
-    changed = device.model_copy(update={"constants": slower})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "load", lambda name: changed)
-        after = {row[0]: row[2] for row in flash.table2(of_device("a100-80gb")).rows if row[1] == "as configured"}
-    assert all(before[name] != after[name] for name in before)
+    before, after = speed_ups("as configured"), speed_ups("as configured", memory_floor=1e-9)
+    assert len(before) == len(TINY) and all(before[name] != after[name] for name in before)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_table_2_compares_kernels_and_waits_for_the_host_are_a_setting() -> None:
+    slow = {"host_per_op": 1e-3, "host_per_launch": 1e-3}
+    assert speed_ups("as configured", **slow) == speed_ups("as configured")
+    waits, none = speed_ups("with waits for the host", **slow), speed_ups("with waits for the host")
+    assert all(waits[name] != none[name] for name in TINY)
 
 
 def test_numbers_are_complete_and_those_that_cannot_be_told_say_why() -> None:
