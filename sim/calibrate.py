@@ -109,7 +109,7 @@ def _with_error(device: Device, name: str, error: float) -> Device:
 
 def _parts(rows: Sequence[tuple[Row, Kernel]]) -> Iterator[_Part]:
     """Memory first, since other families move bytes too."""
-    yield _plain("elementwise", ("elementwise", "gelu"), ("memory_floor", "memory_bandwidth"))
+    yield _plain("elementwise", ("elementwise", "gelu", "copy"), ("memory_floor", "memory_bandwidth"))
     yield _plain("softmax", ("softmax",), ("softmax_bandwidth",))
     yield _plain("norm", ("layernorm", "norm"), ("norm_bandwidth",))
     yield _plain("gemm", ("gemm",), ("gemm_floor", "gemm_efficiency", "gemm_bandwidth", "l2_rate"))

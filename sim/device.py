@@ -89,6 +89,10 @@ class Device(Strict):
     constants_from: str | None = Field(default=None, description="the relative whose constants are used")
     constants: Constants
 
+    def with_constants(self, **values: Any) -> Device:
+        """The same GPU with other constants of the cost model."""
+        return self.model_copy(update={"constants": self.constants.model_copy(update=values)})
+
     def peak_flops(self, dtype: str) -> float:
         """Dense FLOP/s for matrix products in `dtype` ("float32", "bfloat16", "float16")."""
         return self.datasheet.flops[dtype]  # type: ignore[index]

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minimodels.kernels.ceilings import Ceilings, measure_ceilings
 from minimodels.kernels.protocol import WARMUPS, Timer
+from minimodels.sim.device import Constants
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.validate import COLUMNS
 
@@ -30,6 +31,9 @@ Call = Callable[[], Any]
 RUNS = 11
 WEIGHTS = 5  # sets of weights that a product takes in turn
 BURST = 10  # calls on a warm cache timed as one
+LEAST_GAP = 1e-7  # seconds: a gap is never nothing
+QUEUE = 200  # empty kernels behind each other
+SUSTAINED = 1.0  # seconds of products before their rate is taken: a power limit tells by then
 DTYPE, NAME = torch.float16, "fp16"  # which every GPU has
 IMPLEMENTATIONS = {
     "FA2": SDPBackend.FLASH_ATTENTION,
@@ -65,6 +69,7 @@ def benches() -> Iterator[Bench]:
         yield Bench("layernorm", 1, size, _rows(rows, columns, lambda x: F.layer_norm(x, x.shape[-1:])))
     for power in range(9, 30):
         yield Bench("gelu", 1, f"elements={1 << power} clock=device", _rows(1, 1 << power, F.gelu))
+        yield Bench("copy", 1, f"elements={1 << power}", _rows(1, 1 << power, Tensor.clone))
     for batch, channels, side in ((2, 320, 64), (2, 1280, 16), (1, 128, 512), (16, 512, 32)):
         settings = f"C={channels} HxW={side}x{side} groups=32"
         yield Bench("groupnorm", batch, settings, _group_norm(batch, channels, side))
@@ -225,3 +230,34 @@ def host(timer: Timer, ceilings: Ceilings | None = None) -> dict[str, float]:
     each = min(timer.host(lambda: network(x), BURST) for _ in range(WARMUPS)) / (4 * LAYERS)
     launch = min((ceilings or measure_ceilings(timer)).launches.values())
     return {"host_per_launch": launch, "host_per_op": max(each - launch, 1e-7)}
+
+
+@torch.inference_mode()
+def queued(timer: Timer) -> float:
+    """Seconds of an empty kernel in a queue of many, the gap before it taken in: `memory_floor` and `kernel_gap`."""
+    one = torch.zeros(1, device=timer.device)
+
+    def kernels() -> None:
+        for _ in range(QUEUE):
+            one.zero_()
+
+    for _ in range(WARMUPS):
+        kernels()
+    timer.host(kernels, WARMUPS)
+    return median(timer.once(kernels, lambda _: None) for _ in range(RUNS)) / QUEUE
+
+
+def gap(each: float, constants: Constants) -> float:
+    """Seconds between two kernels that are both queued: what is left of `queued` beside the kernel itself."""
+    return max(each - constants.memory_floor, LEAST_GAP)
+
+
+@torch.inference_mode()
+def sustained(timer: Timer, n: int = 8192, seconds: float = SUSTAINED) -> float:
+    """FLOP/s of products of n x n matrices of normal numbers, once they have run for some seconds."""
+    a, b = (_draw(timer.device, n, n) for _ in range(2))
+    timer.host(lambda: a @ b, WARMUPS)
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < WARMUPS:
+        times.append(timer.once(lambda: a @ b, lambda _: None))
+    return 2 * n**3 / median(times[-max(WARMUPS, len(times) // 4) :])

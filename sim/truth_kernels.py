@@ -12,8 +12,8 @@
   TFLOP/s count 4 x batch x heads x seqlen^2 x headdim, half if causal, times 3.5 for fwd+bwd.
 - `conv2d fwd`, `conv2d bwd-data`: Cin= Cout= HxW= (height x width) k= stride= pad= (one number, or height x width);
   the kernels of the tables' time took tensors as they lay, without reordering them.
-- `softmax`, `layernorm`: rows= cols=; `gelu`: elements=. G elements/s are timed by the clock of a host that waits
-  for each call (LLMCompass): `WAITS`, unless clock=device. `groupnorm`: C= HxW= groups=, torch's kernels.
+- `softmax`, `layernorm`: rows= cols=; `gelu`, `copy`: elements=. G elements/s are timed by the clock of a host that
+  waits for each call (LLMCompass): `WAITS`, unless clock=device. `groupnorm`: C= HxW= groups=, torch's kernels.
 - single kernels of a LLaMA-2 layer: tokens=, sizes in the name of the kernel (Vidur). RMSNorm, RoPE and SiLU*mul are
   those of vLLM in 2023: a block per row, an element per thread and load; RMSNorm reads a row twice.
 
@@ -186,15 +186,15 @@ def _conv(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kerne
 
 def _rows(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kernel:
     """A pass over memory."""
-    if phase == "gelu":
+    if phase in ("gelu", "copy"):
         elements, key = number(pairs, "elements"), pairs["elements"]
     else:
         rows, columns = number(pairs, "rows"), number(pairs, "cols")
         elements, key = rows * columns, f"{rows}x{columns}"
     moved = round(SIZES[dtype] * batch * elements)
-    kind = {"gelu": "elementwise", "softmax": "softmax", "layernorm": "norm"}[phase]
+    kind = {"gelu": "elementwise", "copy": "copy", "softmax": "softmax", "layernorm": "norm"}[phase]
     one = call(Work(kind, 0, moved, moved), dtype)  # type: ignore[arg-type]
-    waits = (0.0, 0.0) if pairs.get("clock") == "device" else WAITS[phase]
+    waits = (0.0, 0.0) if pairs.get("clock") == "device" else WAITS.get(phase, (0.0, 0.0))
     return Kernel(phase, (one,), float(batch * elements), *waits, key)
 
 
@@ -211,7 +211,7 @@ def _group_norm(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) ->
 READERS: dict[tuple[str, ...], Callable[[str, str, int, Mapping[str, str]], Kernel]] = {
     ("gemm",): _gemm,
     ("conv2d fwd", "conv2d bwd-data"): _conv,
-    ("softmax", "layernorm", "gelu"): _rows,
+    ("softmax", "layernorm", "gelu", "copy"): _rows,
     ("groupnorm",): _group_norm,
 }
 

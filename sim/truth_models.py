@@ -191,7 +191,7 @@ def _iteration(
     ]
     if mode == "eager":
         slow = {key: PYTHON * getattr(file.constants, key) for key in ("host_per_op", "host_per_launch")}
-        file = file.model_copy(update={"constants": file.constants.model_copy(update=slow)})
+        file = file.with_constants(**slow)
     from minimodels.sim.cost import predict
 
     timings = predict(calls, file, mode)

@@ -107,14 +107,19 @@ def calibrate(truth: Path | None, name: str | None, rows_out: Path | None, out: 
     for path in outputs:
         files.check_writable(path)
     measured: dict[str, float] = {}
+    each = None
     if truth is not None and device is not None:
         table = validation.load(truth)
     else:
-        device, table, measured = _timed(device)
+        device, table, measured, each = _timed(device)
         if rows_out is not None:
             files.write_whole(rows_out, table.encode())
     fitted, done = calibration.calibrate(table, device, str(truth or "what was timed"))
-    fitted = fitted.model_copy(update={"constants": fitted.constants.model_copy(update=measured)})
+    if each is not None:
+        from minimodels.sim import microbench
+
+        measured["kernel_gap"] = microbench.gap(each, fitted.constants)
+        fitted = fitted.with_constants(**measured)
     whence = "Fitted by minibench calibrate to " + ("kernels timed on this GPU" if truth is None else truth.name)
     families = ", ".join(part.family for part in done)
     source = f"{whence}: {families}; the rest as before."
@@ -126,8 +131,9 @@ def calibrate(truth: Path | None, name: str | None, rows_out: Path | None, out: 
         printed(listings.calibration(device_writer.table(done)))
 
 
-def _timed(device: Device | None) -> tuple[Device, str, dict[str, float]]:
-    """The device file of the GPU here unless one is given, what was timed on it, and constants of the host."""
+def _timed(device: Device | None) -> tuple[Device, str, dict[str, float], float]:
+    """The device file of the GPU here unless one is given, what was timed on it, constants that were, and the seconds
+    of a queued kernel."""
     import torch
 
     from minimodels.kernels.protocol import CudaTimer
@@ -143,7 +149,10 @@ def _timed(device: Device | None) -> tuple[Device, str, dict[str, float]]:
         raise ValueError(f"no device file stands for {title}; --device NAME says whose datasheet is the nearest")
     with bar(device.title) as progress:
         timer = CudaTimer()
-        return device, microbench.measure(device.name, timer, progress), microbench.host(timer)
+        measured = microbench.host(timer)
+        measured["gemm_sustained"] = min(1.0, microbench.sustained(timer) / device.peak_flops("float16"))
+        table = microbench.measure(device.name, timer, progress)
+        return device.with_constants(**measured), table, measured, microbench.queued(timer)
 
 
 COMMANDS = (devices, bench, validate, calibrate)

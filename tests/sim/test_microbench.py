@@ -58,7 +58,7 @@ def test_a_call_does_the_work_that_its_row_says(phase: str) -> None:
 
 
 def test_passes_over_memory_write_what_their_rows_say() -> None:
-    for bench in (b for b in benches() if b.phase in ("gelu", "softmax", "layernorm", "groupnorm")):
+    for bench in (b for b in benches() if b.phase in ("gelu", "copy", "softmax", "layernorm", "groupnorm")):
         one = kernel(bench.phase, microbench.NAME, bench.batch, bench.settings)
         assert 2 * _meta(bench)[1] == one.calls[-1].work.bytes_written
 
@@ -83,6 +83,15 @@ def test_the_host_is_timed_on_any_device() -> None:
     timer = CpuTimer(1 << 12)
     found = microbench.host(timer, measure_ceilings(timer, copy_bytes=1 << 16, matmul=32, runs=2))
     assert 0 < found["host_per_launch"] < 1e-2 and 0 < found["host_per_op"] < 1e-2
+
+
+def test_a_queue_of_kernels_and_a_sustained_rate_are_timed_on_any_device() -> None:
+    timer, constants = CpuTimer(1 << 12), devices.load("h200").constants
+    each = microbench.queued(timer)
+    assert 0 < each < 1e-3
+    assert microbench.gap(constants.memory_floor + 2e-6, constants) == pytest.approx(2e-6)
+    assert microbench.gap(0.5 * constants.memory_floor, constants) > 0
+    assert 1e6 < microbench.sustained(timer, 64, 1e-3) < 1e13
 
 
 def _table(device: Device) -> str:
@@ -118,7 +127,7 @@ def test_a_fit_to_a_gpu_of_known_constants_finds_them_again() -> None:
     changed = {"gemm_efficiency": 0.7, "gemm_bandwidth": 0.6, "memory_bandwidth": 0.7, "memory_floor": 3e-6,
                "norm_bandwidth": 0.5, "softmax_bandwidth": 0.4, "conv_efficiency": 0.55,
                "attention": kernels | {"flash": flash}}  # fmt: skip
-    truth = start.model_copy(update={"constants": start.constants.model_copy(update=changed)})
+    truth = start.with_constants(**changed)
     fitted, done = calibrate(_table(truth), start)
     assert {part.family for part in done} >= {"gemm", "conv", "norm", "softmax", "elementwise", "attention, flash"}
     assert all(part.after < 0.05 < part.before for part in done if part.family in ("gemm", "conv", "norm", "softmax"))

@@ -91,8 +91,7 @@ def test_what_stops_a_run_leaves_what_was_finished(tmp_path: Path, monkeypatch: 
 
 def speed_ups(setting: str, **constants: float) -> dict[str, float]:
     """Table II under one of its settings, on an A100 with other constants."""
-    device = devices.load("a100-80gb")
-    changed = device.model_copy(update={"constants": device.constants.model_copy(update=constants)})
+    changed = devices.load("a100-80gb").with_constants(**constants)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "load", lambda name: changed)
         return {row[0]: row[2] for row in flash.table2(of_device("a100-80gb")).rows if row[1] == setting}
