@@ -2,6 +2,7 @@
 
 minimodels.simulate(minimodels.load("parti-3b"), device="h100-sxm", attention="flash")
 minimodels.simulate(my_module, x, t, device="h100-sxm", attention="flash")
+minimodels.simulate(functools.partial(my_module, context=text), x, t)  # inputs by keyword
 minimodels.measure(my_module.encode, x, device="cuda")
 
 How to run it are the fields of `Run` as keywords; of an architecture also a `Run`, but not both.
@@ -21,7 +22,7 @@ from minimodels.config import Architecture
 from minimodels.kinds import Config
 from minimodels.options import HERE
 from minimodels.run import DTYPES, Run, make_run
-from minimodels.sim.job import of_module
+from minimodels.sim.job import arguments_of, of_module
 from minimodels.sim.measure import measure as measure_config
 from minimodels.sim.measure import measure_job
 from minimodels.sim.profile import Profile
@@ -60,10 +61,11 @@ def simulate(model: Function, /, *inputs: Any, **options: Unpack[RunOptions]) ->
 def simulate(model: Any, /, *inputs: Any, **options: Any) -> Profile:
     """The predicted profile of an architecture's inference, or of a call of a module, on a GPU that need not be there.
 
-    model: a config (`minimodels.load`), followed by a `Run` or by fields of one as keywords; or an `nn.Module` or a
-    method of one, followed by what it is called with, and device, attention, kernels or mode as keywords. Only sizes
-    and dtypes are read: weights may be on `meta`, nothing is computed. A module's `F.scaled_dot_product_attention`
-    runs as `attention` says; its operators without a formula are listed (`Profile.unmodelled`), not dropped.
+    model: a config (`minimodels.load`), followed by a `Run` or by fields of one as keywords; or an `nn.Module`, a
+    method of one or a `functools.partial` of either, followed by what it is called with, and device, attention,
+    kernels or mode as keywords. Only sizes and dtypes are read: weights may be on `meta`, nothing is computed. A
+    module's `F.scaled_dot_product_attention` runs as `attention` says; its operators without a formula are listed
+    (`Profile.unmodelled()`), not dropped.
     device: see `minibench devices`; "auto" and none are an A100-80GB.
 
     Raises:
@@ -78,6 +80,11 @@ def simulate(model: Any, /, *inputs: Any, **options: Any) -> Profile:
     try:
         return simulate_job(of_module(model, inputs, run), run)
     except RuntimeError as error:
+        if "no fake impl" in str(error):
+            raise ValueError(
+                f"{type(model).__name__} cannot be walked: {str(error).splitlines()[0].split('. ')[0]}; say what shape "
+                "it returns with torch.library.register_fake"
+            ) from error
         if "meta" not in str(error):
             raise
         raise ValueError(
@@ -123,6 +130,8 @@ def _run(model: Any, inputs: tuple[Any, ...], options: Mapping[str, Any], auto: 
     if unknown:
         close = difflib.get_close_matches(unknown[0], Run.model_fields, n=1)
         hint = f"did you mean {close[0]}" if close else f"allowed: {', '.join(Run.model_fields)}"
+        if not close and not isinstance(model, Architecture):
+            hint += f"; an input of the module's by keyword is given as functools.partial(module, {unknown[0]}=...)"
         raise ValueError(f"unknown option {unknown[0]!r}; {hint}")
     if isinstance(model, str):
         raise ValueError(f"{model!r} is a name: load it first, minimodels.load({model!r})")
@@ -162,6 +171,7 @@ def _run_of_module(model: Any, inputs: tuple[Any, ...], options: Mapping[str, An
 
 def _tensors(model: Any, inputs: tuple[Any, ...]) -> list[Tensor]:
     """The weights of a module, or of that a method belongs to, and the tensors among its inputs."""
-    module = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    function, *arguments = arguments_of(model, inputs)
+    module = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
     weights = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
-    return weights + [x for x in tree_leaves(inputs) if isinstance(x, torch.Tensor)]
+    return weights + [x for x in tree_leaves(arguments) if isinstance(x, torch.Tensor)]

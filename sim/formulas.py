@@ -1,10 +1,10 @@
 """What each operator does: FLOPs, bytes read and written, kernels launched. One formula per operator.
 
-The formulas stand in `formulas_matrix` and `formulas_memory`, their table here. FLOPs are 2 x multiply-accumulates
-of matrix products, convolutions and attention; an operator that only moves, adds or normalises counts zero, as in
-torch's FlopCounterMode. Copies that torch makes inside an operator (non-contiguous input) are part of its bytes,
-launches and workspace. An operator without a formula gets `flops=None`: it is listed as unmodelled, never silently
-zero.
+The formulas stand in `formulas_matrix`, `formulas_memory` and `formulas_others`, their table here. FLOPs are
+2 x multiply-accumulates of matrix products, convolutions and attention; an operator that only moves, adds or normalises
+counts zero, as in torch's FlopCounterMode. Copies that torch makes inside an operator (non-contiguous input) are part
+of its bytes, launches and workspace. An operator without a formula gets `flops=None`: it is listed as unmodelled, never
+silently zero.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from minimodels.kernels.scope import AttentionCall
 from minimodels.kernels.work import OURS, Formula, Work
 from minimodels.sim import formulas_matrix as matrix
 from minimodels.sim import formulas_memory as memory
+from minimodels.sim.formulas_others import OTHERS
 from minimodels.sim.traffic import convolved_format, traffic
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
@@ -105,7 +106,7 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("matmul", "mm", "bmm"), matrix.matmul),
     **dict.fromkeys(("addmm", "baddbmm"), matrix.addmm),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), matrix.convolution),
-    "conv_transpose2d": matrix.transposed_convolution,
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), matrix.transposed_convolution),
     "scaled_dot_product_attention": matrix.attention,
     "cdist": matrix.cdist,
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm"), memory.norm),
@@ -136,5 +137,6 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "ones", "full", "arange", "linspace"), memory.fill),
     **dict.fromkeys(("randint", "rand", "randn", "fill_", "zero_", "scalar_tensor"), memory.fill),
     **dict.fromkeys(("exponential_", "normal_", "uniform_", "random_"), memory.fill),
+    **OTHERS,
     **dict.fromkeys(("empty", "empty_like", "new_empty", "empty_strided", "promote_types", "detach_"), memory.nothing),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,26 +61,38 @@ def of_config(config: Config, run: Run) -> Job:
 def of_module(function: Callable[..., Any], inputs: tuple[Any, ...], run: Run) -> Job:
     """A module, or a method of one, called once with `inputs`: tensors, and lists or dicts of them.
 
+    A `functools.partial` of either brings further inputs, by keyword too.
+
     Raises:
         ValueError: it is neither.
     """
+    function, *arguments = arguments_of(function, inputs)
     module, method = _bound(function)
 
     def prepare(device: str | torch.device) -> Prepared:
-        network, given = module, inputs
+        network, given = module, arguments
         if torch.device(device).type == "meta":
-            network, given = on_meta(module), tree_map_only(Tensor, lambda x: x.to("meta"), inputs)
+            network, given = on_meta(module), tree_map_only(Tensor, lambda x: x.to("meta"), arguments)
         tensors = [x for x in tree_flatten(given)[0] if isinstance(x, Tensor)]
         call = network if method is None else getattr(network, method)
 
         def once() -> object:
             with torch.inference_mode(), made_visible(network):
-                return call(*given)
+                return call(*given[0], **given[1])
 
         return Prepared(nn.ModuleDict({"model": network}), tensors, once)
 
     name = type(module).__name__
     return Job(name, {"name": name, "kind": "module"}, RunRecord.of(run), prepare)
+
+
+def arguments_of(
+    function: Callable[..., Any], inputs: tuple[Any, ...]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """What is called, with which positional and keyword arguments; those of a partial come before the inputs."""
+    if isinstance(function, partial):
+        return function.func, (*function.args, *inputs), function.keywords
+    return function, inputs, {}
 
 
 def _bound(function: Callable[..., Any]) -> tuple[nn.Module, str | None]:
@@ -90,8 +103,8 @@ def _bound(function: Callable[..., Any]) -> tuple[nn.Module, str | None]:
     if isinstance(owner, nn.Module):
         return owner, function.__name__
     raise ValueError(
-        f"an nn.Module or a method of one can be profiled, not {function!r}; "
-        "put a function into the forward of a module"
+        f"an nn.Module or a method of one can be profiled, or a functools.partial of either, not a "
+        f"{type(function).__name__}; put a function into the forward of a module"
     )
 
 

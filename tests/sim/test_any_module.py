@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import minimodels
 from minimodels.sim import views
+from minimodels.sim.formulas import work_of
 from minimodels.sim.profile import Profile
 
 
@@ -176,3 +179,76 @@ def test_weights_elsewhere_are_an_error_when_measuring() -> None:
         module = ConvNet()
     with pytest.raises(ValueError, match="move them: model.to"):
         minimodels.measure(module, torch.ones(1, 3, 9, 9), device="cpu")
+
+
+class Scaled(nn.Module):
+    """A module whose second input is given by keyword alone."""
+
+    def forward(self, x: Tensor, *, by: Tensor) -> Tensor:
+        return x @ by
+
+
+def test_inputs_by_keyword_are_given_as_a_partial() -> None:
+    x, by = torch.randn(3, 5), torch.randn(5, 7)
+    profile = minimodels.simulate(partial(Scaled(), by=by), x, device="h100-sxm")
+    assert profile.config["name"] == "Scaled" and views.totals(profile.ops).flops == 2 * 3 * 5 * 7
+    assert minimodels.measure(partial(Scaled(), by=by), x, device="cpu", repeats=2, warmup=1).source == "measured"
+    with pytest.raises(ValueError, match=r"functools.partial\(module, by=...\)"):
+        minimodels.simulate(Scaled(), x, by=by, device="h100-sxm")  # type: ignore[call-overload]
+
+
+@torch.library.custom_op("minimodels_tests::shapeless", mutates_args=())
+def shapeless(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+class Shapeless(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return shapeless(x)
+
+
+def test_an_operator_without_a_shape_rule_is_one_message() -> None:
+    with pytest.raises(ValueError, match="Shapeless cannot be walked.*register_fake"):
+        minimodels.simulate(Shapeless(), torch.randn(3), device="h100-sxm")
+
+
+SIZES = {"b": 3, "i": 5, "j": 7, "k": 4, "l": 2, "h": 6, "d": 8}
+
+
+@pytest.mark.parametrize(
+    "equation",
+    ["bij,bjk->bik", "bhid,bhjd->bhij", "bij,kj->bik", "i,j->ij", "bi,bi->b", "bi,bi->", "bii->b", "bij->bji", "ij,jk",
+     "bij,bjk,kl->bil", "...ij,...jk->...ik", "bij,bij->bij", "bij,bij->bi", "bhij,bijk->bhik"],
+)  # fmt: skip
+def test_einsum_counts_what_torch_counts(equation: str) -> None:
+    operands = [torch.randn(*(2, 3) * ("." in text), *(SIZES[name] for name in text.strip("."))) for text in
+                equation.split("->")[0].split(",")]  # fmt: skip
+    with FlopCounterMode(display=False) as counter:
+        out = torch.einsum(equation, operands)
+    work = work_of(torch.ops.aten.einsum.default, (equation, operands), {}, (out,))
+    assert work.flops == counter.get_total_flops()
+    assert work.gemm is None if not work.flops else 2 * math.prod(work.gemm or ()) <= work.flops
+
+
+def test_what_convolutional_networks_call_is_modelled() -> None:
+    pools = [
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(3),
+        nn.ConvTranspose2d(6, 5, 2),
+        nn.Dropout(0.1),
+        nn.InstanceNorm2d(5),
+    ]
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.PReLU(), *pools, nn.Flatten(), nn.LogSoftmax(-1))
+    profile = minimodels.simulate(network.eval(), torch.randn(2, 3, 19, 19), device="h100-sxm")
+    assert not list(profile.unmodelled())
+    assert {"batch_norm", "max_pool2d", "adaptive_avg_pool2d"} <= {op.name for op in profile.ops}
+
+
+def test_a_batch_norm_that_learns_reads_its_input_twice() -> None:
+    x = torch.randn(2, 3, 5, 7, device="meta")
+    args = (x, None, None, None, None)
+    frozen, learning = (
+        work_of(torch.ops.aten.batch_norm.default, (*args, training, 0.1, 1e-5, True), {}, (x,))
+        for training in (False, True)
+    )
+    assert learning.bytes_read - frozen.bytes_read == 4 * x.numel()
