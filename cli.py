@@ -139,6 +139,7 @@ def show(name: str, overrides: tuple[str, ...], depth: int, as_json: bool) -> No
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the profile as JSON.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Write a Chrome trace as FILE.json, for Perfetto.")
 @click.option("--compare", "compared", is_flag=True, help="Measure, and show the prediction for the same GPU beside.")
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON instead of tables.")
 def profile(
@@ -148,6 +149,7 @@ def profile(
     explain: bool,
     out: Path | None,
     picture: Path | None,
+    trace: Path | None,
     compared: bool,
     as_json: bool,
     **options: Any,
@@ -156,7 +158,7 @@ def profile(
     from minimodels import loader
     from minimodels.sim import side_by_side, tables
 
-    _check_outputs(name, out, picture)
+    _check_outputs(name, picture, out, trace)
     lengths = {key: options.pop(key) for key in LENGTHS}
     config = loader.load(name, overrides, lengths)
     if compared and explain:
@@ -172,6 +174,10 @@ def profile(
         from minimodels.sim import figures, plots
 
         figures.save(plots.breakdown(shown), picture)
+    if trace:
+        from minimodels.sim import chrome_trace, files
+
+        files.write_whole(trace, chrome_trace.as_json(shown).encode())
     if compared:
         printed((side_by_side.as_json if as_json else side_by_side.report)(*shown))
         return
@@ -273,11 +279,11 @@ def import_(directory: Path, out: Path | None, base: str | None) -> None:
         click.echo(f'{out} is the section [{found.section}] of an architecture: put a line base = "NAME" above it.')
 
 
-def _check_outputs(name: str, out: Path | None, picture: Path | None) -> None:
-    """See that a profile and its picture can be written, before it is made; over no model file."""
+def _check_outputs(name: str, picture: Path | None, *others: Path | None) -> None:
+    """See that a profile, its picture and its trace can be written, before it is made; over no model file."""
     from minimodels.sim import files
 
-    outputs = [path for path in (out, picture) if path]
+    outputs = [path for path in (picture, *others) if path]
     files.check_distinct(outputs, [Path(name)] if name.endswith(".toml") else [])
     for path in outputs:
         files.check_writable(path)
