@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minimodels.sim.commands import design, evidence, study
+from minimodels.sim.commands import design, evidence, study, teaching
 from minimodels.sim.commands.printing import printed
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ def _profile(config: Config, options: dict[str, Any]) -> Profile:
         return simulate(config, run, progress)
 
 
-for command in (*evidence.COMMANDS, *study.COMMANDS, *design.COMMANDS):
+for command in (*evidence.COMMANDS, *study.COMMANDS, *design.COMMANDS, *teaching.COMMANDS):
     main.add_command(command)
 
 

@@ -1,0 +1,97 @@
+"""The tour: shapes are those of the code, costs those of the profile, every number of every config is explained."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from minimodels import loader
+from minimodels.cli import main
+from minimodels.run import Run
+from minimodels.sim import tour_table, views
+from minimodels.sim.glossary import GLOSSARY
+from minimodels.sim.tour import Tour, leaves, tour
+
+TINY = [name for name in loader.names() if name.endswith("-tiny")]
+
+
+def of(name: str) -> Tour:
+    return tour(loader.load(name), Run(device="h100-sxm"))
+
+
+def test_every_number_of_every_config_is_explained() -> None:
+    for name in loader.names():
+        config = loader.load(name)
+        record = config.model_dump(mode="json")
+        for part in [key for key, _ in config.parts()] + ["run"]:
+            for key, _ in leaves(record[part]):
+                last = re.sub(r"(\.\d+)+$", "", key).rpartition(".")[2]
+                assert key.startswith("published") or last in GLOSSARY, (name, part, key)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_stage_shows_its_networks_and_what_they_cost(name: str) -> None:
+    found = of(name)
+    record = tour_table.as_json(found)
+    assert [stage["name"] for stage in record["stages"]] == [stage.name for stage in found.profile.stages]
+    for stage in record["stages"]:
+        assert stage["networks"], stage["name"]
+        assert stage["seconds"] == views.by_stage(found.profile)[stage["name"]].seconds
+        for network in stage["networks"]:
+            assert network["outputs"] and network["executions"] > 0
+    with_context = {section for section, numbers in record["numbers"].items() if numbers}
+    assert "run" in with_context and len(with_context) > 1
+
+
+def _stage(record: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(stage for stage in record["stages"] if stage["name"] == name)
+
+
+def test_a_network_in_a_loop_runs_as_often_as_the_loop_says() -> None:
+    config = loader.load("parti-tiny")
+    record = tour_table.as_json(tour(config, Run(device="h100-sxm")))
+    (decoder,) = _stage(record, "decode")["networks"]
+    assert decoder["executions"] == config.transformer.image_tokens  # type: ignore[union-attr]
+    assert decoder["inputs"] == [{"name": "tokens", "shape": [2, 1]}], "guidance doubles the batch"
+    assert decoder["outputs"] == [[2, 1, config.transformer.image_vocab]]  # type: ignore[union-attr]
+
+
+def test_numbers_are_found_where_they_end_up() -> None:
+    found = of("parti-tiny")
+    places = {number.key: (number.value, number.place) for number in found.numbers["transformer"]}
+    value, place = places["decoder.ff_dim"]
+    assert place.startswith("decoder.") and f"({value} x " in place
+    value, place = places["decoder.depth"]
+    assert place == f"decoder.stack.layers.0 to decoder.stack.layers.{int(value) - 1}"
+    assert places["decoder.num_heads"][1].startswith("heads of attention in decode/")
+    assert places["image_tokens"][1] == "steps of the loop in decode"
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "said"),
+    [
+        ("parti-tiny", "decode", "Table III and Fig. 8: decoding"),
+        ("llama-tiny", "prefill", "as in a prefill"),
+        ("stable-diffusion-tiny", "denoise", "as the levels of a UNet do"),
+        ("make-a-video-tiny", "decoder", "Figs. 11 to 13: temporal attention"),
+    ],
+)
+def test_stages_name_the_figures_of_the_study_that_they_show(name: str, stage: str, said: str) -> None:
+    assert any(said in line for line in tour_table.figures(of(name).profile, stage))
+
+
+def test_the_command_prints_text_or_json_and_refuses_what_it_cannot_do() -> None:
+    shown = CliRunner().invoke(main, ["tour", "muse-tiny", "--device", "h100-sxm"])
+    assert shown.exit_code == 0 and "SIMULATED on" in shown.stdout and "[transformer]" in shown.stdout
+    record = json.loads(CliRunner().invoke(main, ["tour", "muse-tiny", "--json"]).stdout)
+    assert record["name"] == "muse-tiny" and record["stages"]
+    for wrong, said in ((["muse-tinny"], "muse-tiny"), (["muse-tiny", "--device", "h1000"], "unknown device")):
+        result = CliRunner().invoke(main, ["tour", *wrong])
+        assert result.exit_code == 2 and said in result.stderr
+    for here in ("cuda", "cpu"):
+        result = CliRunner().invoke(main, ["tour", "muse-tiny", "--device", here])
+        assert result.exit_code == 2 and "a tour is simulated" in result.stderr
