@@ -6,21 +6,19 @@ torch, matplotlib and rich are imported inside the commands, so that `minibench 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from minimodels.sim.commands import design, evidence, study, teaching
+from minimodels.sim.commands.options import LENGTHS, model_options, run_options
 from minimodels.sim.commands.printing import printed
 
 if TYPE_CHECKING:
     from minimodels.kinds import Config
     from minimodels.sim.explain import WhatIf
     from minimodels.sim.profile import Profile
-
-LENGTHS = ("steps", "image_size", "frames", "prompt_len", "gen_len")
 
 
 class WrongInput(click.ClickException):
@@ -50,55 +48,6 @@ def main() -> None:
     Architectures are built from scratch with random weights and measured on the device at hand, or simulated
     for one that is not: no checkpoint and no GPU is needed. Every number says which it is.
     """
-
-
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """NAME and --set: which architecture."""
-    command = click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Change a number of the architecture, e.g. transformer.decoder.depth=32. Repeatable.",
-    )(command)
-    return click.argument("name")(command)
-
-
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How to run it."""
-    options = [
-        click.option("--device", default="auto", show_default=True, metavar="auto|cuda|cpu|NAME",
-                     help="cuda or cpu: measure there. A GPU's name (`minibench devices`): simulate it. "
-                     "auto: CUDA if there is one, else simulate a100-80gb."),
-        click.option("--attention", metavar="BACKEND", default="sdpa", show_default=True,
-                     help="sdpa (torch chooses), baseline (the matrix is written out), flash, efficient, cudnn, or "
-                     "triton (ours); "
-                     "with ! the kernel is pinned and a call it cannot do is an error."),
-        click.option("--kernels", metavar="torch|triton", default="torch", show_default=True,
-                     help="Kernels of all other operators: torch's, or ours in Triton where there is one."),
-        click.option("--layout", metavar="contiguous|channels-last", default="contiguous", show_default=True,
-                     help="How pixels lie in memory where networks convolve: channels first, or beside each other."),
-        click.option("--mode", metavar="eager|graph|compiled", default="eager", show_default=True,
-                     help="How the host launches kernels: one by one, in CUDA graphs (measured on a GPU only), or "
-                     "those of torch.compile."),
-        click.option("--batch", type=int, default=1, show_default=True, help="Images or sequences at once."),
-        click.option("--dtype", metavar="DTYPE", help="bfloat16, float16, float32 or float64.  "
-                     "[default: bfloat16 on a GPU, float32 on cpu]"),
-        click.option("--steps", type=int, help="Sampling steps.  [default: the architecture's]"),
-        click.option("--image-size", type=int, help="Image side in pixels.  [default: the architecture's]"),
-        click.option("--frames", type=int, help="Frames of a video.  [default: the architecture's]"),
-        click.option("--prompt-len", type=int, help="Prompt length in tokens.  [default: the architecture's]"),
-        click.option("--gen-len", type=int, help="Generated tokens.  [default: the architecture's]"),
-        click.option("--resident", metavar="all|stage", default="all", show_default=True,
-                     help="Weights in memory: of all parts, or of the running stage."),
-        click.option("--full", is_flag=True, help="Run every step of every loop instead of a few weighted ones."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs, when measuring."),
-        click.option("--warmup", type=int, default=2, show_default=True, help="Runs before measuring, at least."),
-        click.option("--repeats", type=int, default=5, show_default=True, help="Measured runs."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @main.command("list")
