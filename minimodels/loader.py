@@ -37,6 +37,18 @@ def load(name: str | Path, overrides: Iterable[str] = (), lengths: Mapping[str, 
     Raises:
         ValueError: unknown name, unreadable file, invalid TOML, unknown or missing key, impossible size.
     """
+    table, title = resolve(name, overrides, lengths)
+    return parse(table, title)
+
+
+def resolve(
+    name: str | Path, overrides: Iterable[str] = (), lengths: Mapping[str, int | None] | None = None
+) -> tuple[Table, str]:
+    """As `load`, but the table before its values are looked at, and what errors call it.
+
+    Raises:
+        ValueError: unknown name, unreadable file, invalid TOML, or a key set that there is not.
+    """
     if not isinstance(name, str | Path):
         raise ValueError(f"an architecture is loaded by its name or the path of a .toml file, not by {name!r}")
     if isinstance(overrides, str):
@@ -47,7 +59,7 @@ def load(name: str | Path, overrides: Iterable[str] = (), lengths: Mapping[str, 
     for key, value in (lengths or {}).items():
         if value is not None:
             _set_length(table, key, value, title)
-    return parse(table, title)
+    return table, title
 
 
 def parse(table: Mapping[str, Any], title: str) -> Config:
@@ -161,7 +173,12 @@ def _read_builtin(name: str, asked_by: str | None = None) -> Table:
             f"{what} {name!r}{near(name, known) or '; known: ' + ', '.join(known)}. "
             "`minibench list` shows all; a path must end in .toml"
         )
-    return tomllib.loads((resources.files("minimodels") / "configs" / f"{name}.toml").read_text("utf-8"))
+    return tomllib.loads(builtin_text(name))
+
+
+def builtin_text(name: str) -> str:
+    """The file of a built-in architecture."""
+    return (resources.files("minimodels") / "configs" / f"{name}.toml").read_text("utf-8")
 
 
 def _read_file(path: Path) -> Table:

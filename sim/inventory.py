@@ -15,6 +15,8 @@ from minimodels.run import NoInitialisation, build, parameters
 from minimodels.sim.progress import Advance, silent
 
 Row = dict[str, Any]
+Counts = dict[tuple[str, str], int]
+"""Parameters by the kind and the sizes of a part."""
 STUDY = ("llama", "imagen", "stable-diffusion", "muse", "parti", "prod-image", "make-a-video", "phenaki")
 
 
@@ -24,21 +26,28 @@ def models(progress: Advance = silent) -> list[Row]:
     progress: told of every architecture.
     """
     rows: list[Row] = []
-    counts: dict[tuple[str, str], int] = {}  # many architectures share a text encoder or a decoder
+    counts: Counts = {}  # many architectures share a text encoder or a decoder
     names = loader.names()
     for done, name in enumerate(names):
         progress("counted", done, len(names))
-        config, params = loader.load(name), 0
-        for _, part in config.parts():
-            key = (type(part).__name__, part.model_dump_json(exclude={"published"}))
-            if key not in counts:
-                counts[key] = _count(part)
-            params += counts[key]
+        config = loader.load(name)
+        params = sum(counted(config, counts).values())
         rows.append({"name": name, "family": config.family, "params": params, "paper": config.paper})
     families = [*STUDY, *sorted({row["family"] for row in rows} - set(STUDY))]
     return sorted(
         rows, key=lambda row: (families.index(row["family"]), row["name"].endswith("-tiny"), row["params"], row["name"])
     )
+
+
+def counted(config: Config, counts: Counts) -> dict[str, int]:
+    """The parameters of each part of an architecture; parts in `counts` are not built again, others are added."""
+    found: dict[str, int] = {}
+    for name, part in config.parts():
+        key = (type(part).__name__, part.model_dump_json(exclude={"published"}))
+        if key not in counts:
+            counts[key] = _count(part)
+        found[name] = counts[key]
+    return found
 
 
 def parts(config: Config) -> tuple[Row, dict[str, list[Row]]]:

@@ -7,7 +7,7 @@ model, and the result is a `Profile` like a measured one.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -36,26 +36,33 @@ OVERFLOWS = (  # what torch says of a tensor whose bytes or elements do not fit 
 )
 
 
+Walks = dict[str, Walk]
+"""Walks of one job that several devices share, by the architecture that they are walked for."""
+
+
 @no_collector()
-def simulate(config: Config, run: Run | None = None, progress: Advance = silent) -> Profile:
+def simulate(
+    config: Config, run: Run | None = None, progress: Advance = silent, walks: Walks | None = None
+) -> Profile:
     """The predicted profile of one inference of `config`.
 
-    run: device name, batch, dtype, attention backend, mode; defaults as in `Run`. progress: told of every step.
+    run: device name, batch, dtype, attention backend, mode; defaults as in `Run`. progress: told of every step. walks:
+    those that earlier devices made, everything else being the same; what another device may use is added.
 
     Raises:
         ValueError: unknown device, a dtype the device lacks, a pinned backend that cannot do a call, or sizes too
             large to be described.
     """
     run = run or Run()
-    return simulate_job(of_config(config, run), run, progress)
+    return simulate_job(of_config(config, run), run, progress, walks)
 
 
-def simulate_job(job: Job, run: Run, progress: Advance = silent) -> Profile:
+def simulate_job(job: Job, run: Run, progress: Advance = silent, walks: Walks | None = None) -> Profile:
     """The predicted profile of a job; see `simulate`."""
     device = devices.load(run.device)
     if run.dtype not in device.datasheet.flops:
         raise ValueError(f"{device.name} has no rate for {run.dtype}; it has {', '.join(device.datasheet.flops)}")
-    walk = walk_job(job, run, device, progress)
+    walk = _shared(job, run, device, progress, walks) if walks is not None else walk_job(job, run, device, progress)
     timings = predict(bucketed(walk.calls, run), device, run.mode)
     memory, weights = account(walk, run)
     pairs = zip(walk.calls, timings, strict=True)
@@ -87,10 +94,24 @@ def walk_config(config: Config, run: Run, device: devices.Device, progress: Adva
     return walk_job(of_config(config, run), run, device, progress)
 
 
-def walk_job(job: Job, run: Run, device: devices.Device, progress: Advance = silent) -> Walk:
-    """Walk a job for a device; loops choose their knots by its predicted times."""
+def _shared(job: Job, run: Run, device: devices.Device, progress: Advance, walks: Walks) -> Walk:
+    """The walk for a device that another of its architecture has made, or its own."""
+    if device.arch in walks:
+        return walks[device.arch]
+    asked: list[str] = []
+    walk = walk_job(job, run, device, progress, lambda: asked.append(device.name))
+    if not asked:  # no loop chose its knots by the times of this device
+        walks[device.arch] = walk
+    return walk
+
+
+def walk_job(
+    job: Job, run: Run, device: devices.Device, progress: Advance = silent, asked: Callable[[], object] = lambda: None
+) -> Walk:
+    """Walk a job for a device; loops choose their knots by its predicted times, and `asked` hears when one does."""
 
     def estimate(calls: Sequence[Call]) -> float:
+        asked()
         return sum(t.device_seconds + t.gap_seconds for t in predict(bucketed(calls, run), device, run.mode))
 
     with _describable(job.name):
