@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -15,10 +15,10 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from minimodels.config import Part
-from minimodels.config_errors import Table, explain, fields_at, near
+from minimodels.config_errors import Table, explain, near
 from minimodels.kinds import KINDS, Config
+from minimodels.overrides import SIZELESS, apply, set_length
 
-SIZELESS = frozenset({"run", "schedule", "schedules", "published"})  # sections that are no part
 MAX_FILE = 1 << 20  # bytes: a config is a page of text
 
 
@@ -55,10 +55,10 @@ def resolve(
         raise ValueError(f"overrides are a list of key.path=value, not the string {overrides!r}")
     table, title = _resolve(str(name))
     for override in overrides:
-        _override(table, override, title)
+        apply(table, override, title)
     for key, value in (lengths or {}).items():
         if value is not None:
-            _set_length(table, key, value, title)
+            set_length(table, key, value, title)
     return table, title
 
 
@@ -215,10 +215,6 @@ def _leaves(model: type[Part]) -> Iterator[type[Part]]:
         yield model
 
 
-def _is_part(value: Any) -> bool:
-    return isinstance(value, dict) and "published" in value
-
-
 def _merge(base: Table, over: Table) -> Table:
     merged = dict(base)
     for key, value in over.items():
@@ -228,73 +224,3 @@ def _merge(base: Table, over: Table) -> Table:
         else:
             merged[key] = value
     return merged
-
-
-def _override(table: Table, text: str, title: str) -> None:
-    path, equals, raw = text.partition("=")
-    if not equals or not path:
-        raise ValueError(f"--set {text!r}: write it as key.path=value")
-    node: Any = table
-    keys = path.split(".")
-    walked: list[int | str] = []
-    for depth, key in enumerate(keys):
-        where = ".".join(keys[:depth]) or "the top level"
-        if isinstance(node, list):
-            if not (key.isdecimal() and int(key) < len(node)):
-                raise ValueError(f"--set {path}: {where} has items 0 to {len(node) - 1}, not {key!r}")
-            position: Any = int(key)
-        elif isinstance(node, dict):
-            if key not in node:
-                _check_absent(table, keys, walked, title)
-            position = key
-        else:
-            raise ValueError(f"--set {path}: {where} is the value {node!r}, not a section")
-        if depth == len(keys) - 1:
-            node[position] = _value(raw)
-            # Another size is not what the authors counted
-            if depth and keys[1] != "published" and _is_part(table[keys[0]]):
-                del table[keys[0]]["published"]
-            if depth and keys[0] not in SIZELESS:
-                table.pop("published", None)
-        else:
-            node = node[position]
-            walked.append(position)
-
-
-def _check_absent(table: Table, keys: Sequence[str], walked: Sequence[int | str], title: str) -> None:
-    """Raise unless the next key of a path may be set, though `table` has none: it is optional, and the last."""
-    key, where, kind = keys[len(walked)], ".".join(map(str, walked)), KINDS.get(str(table.get("kind")))
-    option, allowed = f"--set {'.'.join(keys)}", fields_at(kind, table, walked)
-    if key not in allowed:
-        hint = near(key, allowed) or f"; allowed: {', '.join(allowed) or 'none'}"
-        raise ValueError(f"{option}: {title} has no key {key!r} in {where or 'the top level'}{hint}")
-    if len(keys) == len(walked) + 1:
-        return
-    section, inside = ".".join([*keys[: len(walked)], key]), fields_at(kind, table, [*walked, key])
-    if not inside:
-        raise ValueError(f"{option}: {section} is a value, not a section")
-    raise ValueError(
-        f"{option}: {title} has no section {section}; set it whole: --set '{section}={{KEY = VALUE, ...}}', "
-        f"whose keys are {', '.join(inside)}"
-    )
-
-
-def _set_length(table: Table, key: str, value: int, title: str) -> None:
-    given = table.get("run")
-    defaults: Table = given if isinstance(given, dict) else {}
-    if key not in defaults:
-        option, known = f"--{key.replace('_', '-')}", ", ".join(defaults) or "none"
-        loops = [name for name, inner in defaults.items() if isinstance(inner, dict) and key in inner]
-        if loops:
-            raise ValueError(
-                f"{option}: {title} has one each for {', '.join(loops)}; use --set run.{loops[0]}.{key}={value}"
-            )
-        raise ValueError(f"{option}: {title} has no such length; its run options are {known}")
-    defaults[key] = value
-
-
-def _value(raw: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {raw}")["value"]
-    except (ValueError, RecursionError):
-        return raw

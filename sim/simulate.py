@@ -41,9 +41,7 @@ Walks = dict[str, Walk]
 
 
 @no_collector()
-def simulate(
-    config: Config, run: Run | None = None, progress: Advance = silent, walks: Walks | None = None
-) -> Profile:
+def simulate(config: Config, run: Run | None = None, progress: Advance = silent, walks: Walks | None = None) -> Profile:
     """The predicted profile of one inference of `config`.
 
     run: device name, batch, dtype, attention backend, mode; defaults as in `Run`. progress: told of every step. walks:
