@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,8 +16,6 @@ from minimodels.run import NoInitialisation, build, parameters
 from minimodels.sim.progress import Advance, silent
 
 Row = dict[str, Any]
-Counts = dict[tuple[str, str], int]
-"""Parameters by the kind and the sizes of a part."""
 STUDY = ("llama", "imagen", "stable-diffusion", "muse", "parti", "prod-image", "make-a-video", "phenaki")
 
 
@@ -26,12 +25,11 @@ def models(progress: Advance = silent) -> list[Row]:
     progress: told of every architecture.
     """
     rows: list[Row] = []
-    counts: Counts = {}  # many architectures share a text encoder or a decoder
     names = loader.names()
     for done, name in enumerate(names):
         progress("counted", done, len(names))
         config = loader.load(name)
-        params = sum(counted(config, counts).values())
+        params = sum(counted(config).values())
         rows.append({"name": name, "family": config.family, "params": params, "paper": config.paper})
     families = [*STUDY, *sorted({row["family"] for row in rows} - set(STUDY))]
     return sorted(
@@ -39,15 +37,9 @@ def models(progress: Advance = silent) -> list[Row]:
     )
 
 
-def counted(config: Config, counts: Counts) -> dict[str, int]:
-    """The parameters of each part of an architecture; parts in `counts` are not built again, others are added."""
-    found: dict[str, int] = {}
-    for name, part in config.parts():
-        key = (type(part).__name__, part.model_dump_json(exclude={"published"}))
-        if key not in counts:
-            counts[key] = _count(part)
-        found[name] = counts[key]
-    return found
+def counted(config: Config) -> dict[str, int]:
+    """The parameters of each part of an architecture."""
+    return {name: _count(type(part), part.model_dump_json(exclude={"published"})) for name, part in config.parts()}
 
 
 def parts(config: Config) -> tuple[Row, dict[str, list[Row]]]:
@@ -89,9 +81,10 @@ def _total(config: Config, rows: list[Row]) -> Row | None:
     return {"of": of, "params": params, "published": config.published.params, "source": config.published.source}
 
 
-def _count(part: Part) -> int:
+@lru_cache(maxsize=1024)  # many architectures, and most points of a sweep, share a text encoder or a decoder
+def _count(kind: type[Part], sizes: str) -> int:
     with torch.device("meta"), NoInitialisation():
-        return parameters(make(part))
+        return parameters(make(kind.model_validate_json(sizes)))
 
 
 def _tree(module: nn.Module) -> list[Row]:
