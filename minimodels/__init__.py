@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from minimodels.sim.api import measure as measure
     from minimodels.sim.api import simulate as simulate
     from minimodels.sim.profile import Profile as Profile
+    from minimodels.sim.variants import compare as compare
+    from minimodels.sim.variants import sweep as sweep
     from minimodels.weights import from_pretrained as from_pretrained
 
 _HOMES = {
@@ -26,9 +28,13 @@ _HOMES = {
     "Profile": "minimodels.sim.profile",
     "simulate": "minimodels.sim.api",
     "measure": "minimodels.sim.api",
+    "compare": "minimodels.sim.variants",
+    "sweep": "minimodels.sim.variants",
     "from_pretrained": "minimodels.weights",
 }
-__all__ = ["Profile", "Run", "attention_backend", "build", "from_pretrained", "load", "measure", "simulate"]
+__all__ = [
+    "Profile", "Run", "attention_backend", "build", "compare", "from_pretrained", "load", "measure", "simulate", "sweep",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ said by colour alone, so that a pipe, a log or NO_COLOR loses nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any, Literal
 
 from rich.columns import Columns
@@ -241,58 +241,3 @@ def profile_summary(profile: Profile, by: By = "stage") -> Group:
     first = Text(NOT_BY.format(by)) if compiled and by in ("module", "attention") else detail(profile, by)
     parts = (first, categories(profile), Group(readings, space, Bars(profile)), facts)
     return Group(heading, *(piece for part in parts for piece in (space, part)))
-
-
-Known = tuple[Any, bool]  # a number, and whether it is the whole of it
-
-
-def _compared(table: Table, title: str, columns: Sequence[Mapping[str, Known]], write: Callable[[Any], str]) -> None:
-    """Rows of one quantity, the biggest of any profile first, with ratios to the first profile."""
-    names = dict.fromkeys(name for column in columns for name in column)
-    size = {name: max(column[name][0] for column in columns if name in column) for name in names}
-    table.add_section()
-    table.add_row(Text(title, style="bold"))
-    for name in sorted((name for name in names if size[name]), key=lambda name: -size[name]):
-        first = columns[0].get(name, (None, False))
-        cells = [at_least(write(first[0]), first[1]) if name in columns[0] else "-"]
-        for value, complete in (column.get(name, (None, False)) for column in columns[1:]):
-            ratio = units.times(value / first[0]) if complete and first[1] and first[0] else "-"
-            between = " " if len(columns) <= 3 else "\n"
-            cells.append("-" if value is None else f"{at_least(write(value), complete)}{between}{ratio:>6}")
-        table.add_row(name, *cells)
-
-
-def _compared_sums(profiles: Sequence[Profile], table: Table) -> None:
-    """Time, FLOPs and bytes: the whole, by stage, by category."""
-    fields: dict[str, tuple[Callable[[Totals], Known], Callable[[Any], str]]] = {
-        "Time": (lambda part: (part.known_seconds, not part.untimed), units.seconds),
-        "FLOPs": (lambda part: (part.known_flops, not part.unmodelled), units.flops),
-        "Bytes": (lambda part: (part.bytes, True), units.size),
-    }
-    splits = {
-        "stage": [{"all": views.totals(p.ops)} | views.by_stage(p) for p in profiles],
-        "category": [views.by_category(p) for p in profiles],
-    }
-    for quantity, (field, write) in fields.items():
-        for what, sums in splits.items():
-            columns = [{name: field(part) for name, part in column.items()} for column in sums]
-            _compared(table, f"{quantity} by {what}", columns, write)
-
-
-def _memory(profile: Profile) -> dict[str, Known]:
-    memory = profile.memory
-    peaks = {f"peak in {name}": (peak, True) for name, peak in views.stage_peaks(profile).items() if peak is not None}
-    return {"peak": (memory.peak, True), "weights": (memory.weights, True), "KV cache": (memory.kv_cache, True)} | peaks
-
-
-def compare(profiles: Sequence[Profile]) -> Group:
-    """Two or more profiles side by side: time, FLOPs, bytes and memory per stage and category, with ratios."""
-    texts = units.labels(profiles)
-    letters = [chr(ord("A") + i) if i < 26 else f"P{i + 1}" for i in range(len(texts))]
-    table = table_of("", *letters)
-    _compared_sums(profiles, table)
-    _compared(table, "Memory in use", [_memory(profile) for profile in profiles], units.size)
-    legend = [f"{letter}  {text}: {fit(p)}" for letter, text, p in zip(letters, texts, profiles, strict=True)]
-    legend += [f"{letter}  {line}" for letter, p in zip(letters, profiles, strict=True) for line in warnings(p)]
-    legend += ["Ratios are to A; categories are the operators' own (core).", MOVEMENT]
-    return Group(Text("\n".join(legend)), Text(), table)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from minimodels.sim.sweep.ledger import Point
 
 DEVICE = "a100-80gb"
+GIVEN = click.core.ParameterSource.COMMANDLINE
 
 
 @click.command()
@@ -151,9 +152,7 @@ def _asked(
     lengths = {key: options.pop(key) for key in LENGTHS}
     twice = {text.partition("=")[0] for text in overrides} | {key for key, value in lengths.items() if value}
     context = click.get_current_context()
-    twice |= {
-        key for key in grid.OPTIONS if context.get_parameter_source(key) == click.core.ParameterSource.COMMANDLINE
-    }
+    twice |= {key for key in grid.OPTIONS if context.get_parameter_source(key) == GIVEN}
     for axis in axes:
         if axis.key in twice:
             raise ValueError(f"--over {axis.key}: it is set to one value as well; leave one of them out")
@@ -170,15 +169,79 @@ def _draw(points: list[Point], picture: Path, metric: str, x: str | None, fronts
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def compare(files: tuple[Path, ...]) -> None:
-    """Profiles FILES (from `profile --out`) side by side."""
-    from minimodels.sim import tables
+@click.argument("variants", nargs=-1, required=True, metavar="A B...")
+@click.option("--device", default=DEVICE, show_default=True, metavar="NAME", help="The GPU that names and configs are "
+              "simulated on.")  # fmt: skip
+@simulation_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(variants: tuple[str, ...], device: str, as_json: bool, **options: Any) -> None:
+    """What differs between A and B, and what that does: names, .toml files or profiles (from `profile --out`).
+
+    Names and configs are simulated as the options say; profiles are shown as they were made.
+    """
+    from minimodels import loader
+    from minimodels.options import check
+    from minimodels.sim import device as devices
     from minimodels.sim.profile import Profile
+    from minimodels.sim.progress import bar
 
-    if len(files) < 2:
-        raise ValueError("compare needs at least two profiles; write one with `minibench profile NAME --out A.json`")
-    printed(tables.compare([Profile.load(path) for path in files]))
+    lengths = {key: options.pop(key) for key in LENGTHS}
+    files = [name for name in variants if Path(name).suffix == ".json"]
+    _check_compared(variants, files)
+    devices.load(device)
+    check(**options)
+    kept = {name: Profile.load(Path(name)) for name in files}
+    configs = {name: loader.load(name, (), lengths) for name in variants if name not in kept}
+    from minimodels.run import make_run
+    from minimodels.sim import comparison, comparison_table
+    from minimodels.sim.simulate import simulate
+
+    run = make_run(**options, device=device)
+    with bar("Comparison") as progress:
+        made = {name: simulate(config, run, progress) for name, config in configs.items()}
+    found = comparison.compare_profiles([(kept | made)[name] for name in variants])
+    printed(comparison.as_json(found) if as_json else comparison_table.report(found))
 
 
-COMMANDS = (new, sweep, compare)
+def _check_compared(variants: tuple[str, ...], files: list[str]) -> None:
+    if len(variants) < 2:
+        raise ValueError("compare needs at least two profiles or architectures: `minibench compare parti-3b parti-20b`")
+    if len(files) < len(variants):
+        return
+    context = click.get_current_context()
+    for option in context.params:
+        if option not in ("variants", "as_json") and context.get_parameter_source(option) == GIVEN:
+            flag = f"--{option.replace('_', '-')}"
+            raise ValueError(f"{flag}: profiles are shown as they were made; it goes with a name or a .toml file")
+
+
+@click.command()
+@model_options
+@click.option("--over", "over", multiple=True, metavar="KEY=VALUES", help="What may vary, as in `sweep`. Repeatable.")
+@click.option("--under", metavar="TIME", help="The most that one run may take, such as 2s or 500ms.  [default: any]")
+@click.option("--memory", metavar="SIZE", help="The most memory that it may need, such as 20GB.  [default: the GPU's]")
+@click.option("--device", default=DEVICE, show_default=True, metavar="NAME", help="The GPU to simulate.")
+@simulation_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fit(
+    name: str, overrides: tuple[str, ...], over: tuple[str, ...], under: str | None, memory: str | None, device: str,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """The largest variant of NAME that fits a budget of time and memory (simulated); exit code 1 if none does.
+
+    Larger: more parameters; of equally many, more FLOPs; of those, less time. Along an axis of numbers whose ends say
+    that cost grows with it, it is taken to grow everywhere, so that few variants need be tried.
+    """
+    from minimodels.sim.progress import bar
+    from minimodels.sim.sweep import budget, listing
+
+    within = budget.budget(under, memory, device)
+    base, axes = _asked(name, overrides, over, options)
+    with bar(base.name) as progress:
+        found = budget.search(base, axes, device, within, progress)
+    printed(listing.fit_json(found, within) if as_json else listing.fitted(found, within, base.name, device))
+    if found.best is None:
+        click.get_current_context().exit(1)
+
+
+COMMANDS = (new, sweep, compare, fit)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich.console import Group
 from rich.text import Text
 
 from minimodels.sim import units
 from minimodels.sim.cells import table_of
-from minimodels.sim.sweep.ledger import Point
+from minimodels.sim.memory import RESERVE
+from minimodels.sim.sweep.budget import Budget, Found, needs
+from minimodels.sim.sweep.grid import Axes
+from minimodels.sim.sweep.ledger import Point, record
 from minimodels.sim.sweep.metrics import TOTALS, metric
 
 SHOWN = ("time", "flops", "peak_memory", "parameters")
@@ -104,3 +108,74 @@ def _front(points: Sequence[Point], told: dict[str, list[str]], pareto: tuple[st
 def direction(name: str) -> str:
     """Which way a metric is better."""
     return "more is better" if metric(name).more else "less is better"
+
+
+def fitted(found: Found, within: Budget, title: str, device: str) -> Group:
+    """All that `minibench fit` prints: the largest variant in a budget, how near it is, and what stops a larger one."""
+    room = f"{units.size(within.memory)}, {units.size(RESERVE)} of it kept for context and libraries"
+    time = "any time" if within.seconds is None else units.seconds(within.seconds)
+    head = f"{title} on {device}, SIMULATED: at most {time} and {room}"
+    counted = f"{len(found.tried):,} of {found.grid:,} variants were simulated."
+    if found.best is None:
+        ok = [point for point in found.tried if point.status == "ok"]
+        least = min(ok, key=lambda point: (len(within.broken(point)), point.metrics["time"] or 0.0))
+        said = f"Nothing fits. {_named(least.axes)} comes near: {_takes(least)}."
+        return Group(Text(f"{head}\n\n{said}\n{counted}"))
+    table = table_of("Largest that fits", "Value", "Budget", "Left")
+    for key, value in found.best.axes.items():
+        table.add_row(key, written(value), "", "")
+    table.add_section()
+    for name, value, most, write in _against(found.best, within):
+        left = "" if most is None else units.percent(1 - value / most)
+        table.add_row(name, write(value), "" if most is None else write(most), left)
+    notes = [*_bounds(found, within), counted]
+    return Group(Text(head), Text(), table, Text(), Text("\n".join(notes)))
+
+
+def _against(point: Point, within: Budget) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Name, value, budget and way of writing of what a variant has."""
+    yield "parameters", point.metrics["parameters"], None, units.params
+    yield "FLOPs", point.metrics["flops"], None, units.flops
+    yield "time", point.metrics["time"], within.seconds, units.seconds
+    yield "memory", needs(point), within.memory, units.size
+
+
+def _bounds(found: Found, within: Budget) -> Iterator[str]:
+    """Why no larger variant fits, axis by axis."""
+    assert found.best is not None
+    known: list[str] = []
+    for axes, point in found.beyond:
+        (key,) = (key for key, value in axes.items() if value != found.best.axes[key])
+        known.append(key)
+        step = f"{key} {written(axes[key])}"
+        if point is None or point.status == "failed":
+            yield f"Bound by the architecture: {step} cannot be built."
+        elif broken := within.broken(point):
+            yield f"Bound by {' and '.join(broken)}: {step} needs {_takes(point)}."
+        else:
+            yield f"{step} fits too, but is not larger: {_takes(point)}."
+    for key in (key for key in found.best.axes if key not in known):
+        yield f"Bound by the axis: no further value of {key} was given, or cost does not grow along it."
+
+
+def _takes(point: Point) -> str:
+    return f"{units.seconds(point.metrics['time'])} and {units.size(needs(point))}"
+
+
+def _named(axes: Axes) -> str:
+    return ", ".join(f"{key} {written(value)}" for key, value in axes.items())
+
+
+def fit_json(found: Found, within: Budget) -> dict[str, Any]:
+    """The same as a record; null where there is none."""
+    return {
+        "budget": {"seconds": within.seconds, "memory": within.memory},
+        "best": None if found.best is None else record(found.best) | {"needs": needs(found.best)},
+        "beyond": [
+            {"axes": axes, "point": None if point is None else record(point),
+             "broken": within.broken(point) if point is not None and point.status == "ok" else None}
+            for axes, point in found.beyond
+        ],
+        "tried": [record(point) for point in found.tried],
+        "grid": found.grid,
+    }  # fmt: skip

@@ -1,7 +1,8 @@
 """Pictures of a sweep: a metric over an axis, a line for every combination of the others; and the Pareto front.
 
-Colour, dashes and marker of a line say the same thing twice, so that no line is told by colour alone. What does not
-fit its device's memory is hollow; what failed is not drawn, and the picture says so.
+Colours are those of Okabe and Ito, which everyone can tell apart; where lines differ in one thing only, dashes and
+markers tell them apart too. What does not fit its device's memory is hollow; what failed is not drawn, and the picture
+says so.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ def over(points: Sequence[Point], name: str, x: str) -> Figure:
         ys = [(point.metrics.get(name) or 0.0) / factor for _, point in spots]
         axes.plot([place for place, _ in spots], ys, **looks[label])
         _hollow(axes, [(place, y, point) for (place, point), y in zip(spots, ys, strict=True)], looks[label])
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(bottom=0)
     if not numeric:
         axes.set_xticks(list(places.values()), [plain(text) for text in places])
     elif len(ticks := sorted(set(values))) <= 10:
@@ -91,8 +94,9 @@ def pareto(points: Sequence[Point], first: str, second: str) -> Figure:
         _hollow(axes, [(x, y, point) for (x, y), point in zip(spots, members, strict=True)], look)
         for (x, y), point in list(zip(ends, best, strict=True))[:: math.ceil(len(best) / NAMED)]:
             index = points.index(point)
-            text = ", ".join(told[key][index] for key in told if key not in keys)
-            axes.annotate(plain(text), (x, y), (5, -9), textcoords="offset points", fontsize=7, color=look["color"])
+            text = plain(", ".join(told[key][index] for key in told if key not in keys))
+            below = (6, -9 * (1 + list(groups).index(group)))
+            axes.annotate(text, (x, y), below, textcoords="offset points", fontsize=7, color=look["color"])
     ways = [f"{metric(name).title} ({direction(name)})" for name in (first, second)]
     _finish(figure, axes, points, f"Pareto front: {' and '.join(ways)}", handles)
     return figure
@@ -153,8 +157,6 @@ def _scale(axes: Axes, what: Metric, points: Sequence[Point], name: str, side: s
     if most > LOG * least > 0:
         axes.set(**{f"{side}scale": "log"})
         getattr(axes, f"{side}axis").set_major_formatter(lambda value, _: f"{value:,g}")
-    elif side == "y":
-        axes.set_ylim(0, 1.06 * most / factor or 1.0)
     axes.set(**{f"{side}label": label})
     return factor
 

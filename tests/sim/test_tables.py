@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import RenderableType
 
 from minimodels import loader
 from minimodels.run import Run
-from minimodels.sim import device, inventory, listings, tables, views
+from minimodels.sim import comparison, comparison_table, device, inventory, listings, tables, views
 from minimodels.sim.profile import Environment, Profile
 from minimodels.sim.simulate import simulate
 from tests.sim.profiles import image, language, on, op
@@ -24,6 +25,10 @@ def written(shown: RenderableType, width: int = 80) -> str:
     console.print(shown)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def compared(profiles: Sequence[Profile]) -> RenderableType:
+    return comparison_table.report(comparison.compare_profiles(profiles))
 
 
 def cells(text: str, first: str, nth: int = 0) -> list[str]:
@@ -139,7 +144,7 @@ def test_doubtful_times_are_warned_of_in_the_summary_and_in_comparisons() -> Non
     ):
         assert len(tables.warnings(profile)) == 1
         assert f"WARNING: {said}" in written(tables.profile_summary(profile), 120).replace("the inter", "inter")
-        assert f"B  WARNING: {said}" in written(tables.compare([image(), profile]), 120).replace("the inter", "inter")
+        assert f"B  WARNING: {said}" in written(compared([image(), profile]), 120).replace("the inter", "inter")
 
 
 def test_unknown_memory_is_not_called_fitting() -> None:
@@ -173,7 +178,7 @@ def test_wall_clock_is_shown_where_it_differs() -> None:
 @pytest.mark.parametrize("profiles", [1, 2, 3, 5])
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_cut(width: int, profiles: int) -> None:
     several = [image(batch=i + 1) for i in range(profiles)]
-    shown = tables.profile_summary(image()) if profiles == 1 else tables.compare(several)
+    shown = tables.profile_summary(image()) if profiles == 1 else compared(several)
     text = written(shown, width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
@@ -194,18 +199,24 @@ def test_a_pipe_gets_no_escape_codes_and_no_color_is_respected(monkeypatch: pyte
 def test_compare_gives_ratios_to_the_first() -> None:
     slow = image(attention="baseline")
     slow = slow.model_copy(update={"ops": tuple(o.model_copy(update={"device_seconds": 0.01}) for o in slow.ops)})
-    text = written(tables.compare([image(), slow]))
+    text = written(compared([image(), slow]))
     assert text.startswith("A  parti-toy, flash: fits: needs 1.89 kB of 4 kB\nB  parti-toy, baseline: fits")
     decode = 14 * 10.5 + 14 * 10 + 7 * 10
-    assert cells(text, "decode") == ["decode", "70.0 ms", f"{decode:.0f} ms", f"{decode / 70:.2f}x"]
-    assert cells(text, "peak in decode") == ["peak in decode", "1.89 kB", "1.89 kB", "1.00x"]
+    assert cells(text, "decode") == [
+        "decode",
+        "70.0 ms",
+        f"{decode:.0f} ms",
+        f"{decode / 70:.2f}x",
+        f"+{decode - 70:.0f} ms",
+    ]
+    assert cells(text, "peak in decode") == ["peak in decode", "1.89 kB", "1.89 kB", "1.00x", "0"]
 
 
-def test_compare_lists_the_biggest_first_and_marks_what_is_missing() -> None:
-    text = written(tables.compare([image(), language()]))
+def test_compare_lists_the_biggest_change_first_and_marks_what_is_missing() -> None:
+    text = written(compared([image(), language()]))
     rows = [line.split()[0] for line in text.splitlines() if " ms" in line]
     assert rows[:5] == ["all", "decode", "prefill", "detokenize", "text_encoder"]
-    assert cells(text, "prefill") == ["prefill", "-", "8.00 ms", "-"]
+    assert cells(text, "prefill") == ["prefill", "-", "8.00 ms", "-", "+8.00 ms"]
     assert "≥ 2.59 kFLOP" in text
 
 
@@ -252,7 +263,7 @@ def test_the_first_column_of_a_large_model_is_neither_cut_nor_wrapped(name: str,
     record, trees = inventory.parts(loader.load(name))
     shown = [
         *(tables.profile_summary(profile, by) for by in ("stage", "category", "module")),
-        tables.compare([profile, profile]),
+        compared([profile, profile]),
         listings.model(record, trees, 9),
     ]
     names = {stage.name for stage in profile.stages}, views.by_category(profile), views.by_module(profile)
