@@ -33,7 +33,8 @@ _HOMES = {
     "from_pretrained": "minimodels.weights",
 }
 __all__ = [
-    "Profile", "Run", "attention_backend", "build", "compare", "from_pretrained", "load", "measure", "simulate", "sweep",
+    "Profile", "Run", "attention_backend", "build", "compare", "from_pretrained", "load", "measure", "simulate",
+    "sweep",
 ]  # fmt: skip
 
 

@@ -143,7 +143,7 @@ def _asked(
 ) -> tuple[Base, list[Axis]]:
     """The architecture and the options that do not vary, and the axes that do."""
     from minimodels import loader
-    from minimodels.options import check
+    from minimodels.options import Options, check
     from minimodels.sim.sweep import grid
 
     if not over:
@@ -157,6 +157,7 @@ def _asked(
         if axis.key in twice:
             raise ValueError(f"--over {axis.key}: it is set to one value as well; leave one of them out")
     check(**options)
+    options["dtype"] = options["dtype"] or Options.model_fields["dtype"].default
     return grid.Base.of_config(loader.load(name, overrides, lengths), options), axes
 
 

@@ -1,7 +1,7 @@
 """The largest variant of an architecture that fits a budget of time and memory.
 
 Larger: more parameters; of equally many, more FLOPs; of those, less time. Along an axis of numbers whose ends say that
-time and memory grow with it, or fall, they are taken to do so everywhere: a point beyond one that breaks the budget
+size, time and memory grow with it, they are taken to do so everywhere: a point beyond one that breaks the budget
 breaks it, a point before one that keeps it is smaller. Such an axis is halved, not walked; values of any other axis
 are all tried.
 """
@@ -21,6 +21,7 @@ from minimodels.sim.sweep.grid import Axes, Axis, Base, points
 from minimodels.sim.sweep.ledger import Point
 
 TIME = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+SIZES = ("parameters", "flops")  # by which a variant is larger
 SIZE = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -87,7 +88,7 @@ def needs(point: Point) -> int:
 def rank(point: Point) -> tuple[float, ...]:
     """What larger means."""
     known = point.metrics
-    return (known["parameters"] or 0, known["flops"] or 0, -(known["time"] or 0.0))
+    return (*(known[name] or 0 for name in SIZES), -(known["time"] or 0.0))
 
 
 @dataclass(slots=True)
@@ -99,7 +100,7 @@ class _Search:
     progress: Advance
     grid: int
     tried: dict[tuple[int, ...], Point] = field(default_factory=dict)
-    upwards: list[int] = field(default_factory=list)  # of an axis: 1 if cost grows with it, -1 if it falls, 0: neither
+    grows: list[bool] = field(default_factory=list)  # of each axis: whether size and cost grow with it
 
     def at(self, place: tuple[int, ...]) -> Point:
         """The point at a place of the grid, simulated once."""
@@ -123,8 +124,7 @@ class _Search:
 
     def beyond(self, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
         """Whether `one` costs at least what `other` does, on every axis."""
-        steps = zip(one, other, self.upwards, strict=True)
-        return all((a - b) * way >= 0 if way else a == b for a, b, way in steps)
+        return all(a >= b if grows else a == b for a, b, grows in zip(one, other, self.grows, strict=True))
 
     def known(self, place: tuple[int, ...]) -> bool | None:
         """Whether a place keeps the budget, as far as the points tried say."""
@@ -135,21 +135,20 @@ class _Search:
                 return False
         return None
 
-    def direction(self, number: int) -> int:
-        """Which way cost grows along an axis, from its ends where all other axes are at their first value."""
+    def growing(self, number: int) -> bool:
+        """Whether size and cost grow along an axis, from its ends where all other axes are at their first value."""
         values = self.axes[number].values
         if len(values) < 2 or not self.axes[number].numeric:
-            return 0
-        order = sorted(range(len(values)), key=lambda index: values[index])
-        line = [tuple(i if k == number else 0 for k in range(len(self.axes))) for i in order]
+            return False
+        line = [tuple(i if k == number else 0 for k in range(len(self.axes))) for i in range(len(values))]
         line = [place for place in line if self.built(place)]
         if len(line) < 2:
-            return 0
+            return False
         low, high = self.at(line[0]), self.at(line[-1])
         if "failed" in (low.status, high.status):
-            return 0
-        pairs = [(_cost(low, name), _cost(high, name)) for name in ("time", "peak_memory", "parameters", "flops")]
-        return 1 if all(a <= b for a, b in pairs) else -1 if all(a >= b for a, b in pairs) else 0
+            return False
+        pairs = [[point.metrics[name] or 0 for point in (low, high)] for name in ("time", "peak_memory", *SIZES)]
+        return all(a <= b for a, b in pairs) and rank(low)[:2] < rank(high)[:2]
 
     def halve(self, line: list[tuple[int, ...]]) -> None:
         """Try points of a line, whose cost grows, until the last that keeps the budget is among them."""
@@ -166,10 +165,6 @@ class _Search:
                 high = middle
 
 
-def _cost(point: Point, name: str) -> float:
-    return point.metrics[name] or 0.0
-
-
 def search(base: Base, axes: Sequence[Axis], device: str, within: Budget, progress: Advance = silent) -> Found:
     """The largest variant that keeps a budget.
 
@@ -180,7 +175,7 @@ def search(base: Base, axes: Sequence[Axis], device: str, within: Budget, progre
     axes = [Axis(axis.key, tuple(sorted(axis.values)) if axis.numeric else axis.values) for axis in axes]
     grid = len(list(points(axes)))
     seen = _Search(base, axes, device, within, progress, grid)
-    seen.upwards = [seen.direction(number) for number in range(len(axes))]
+    seen.grows = [seen.growing(number) for number in range(len(axes))]
     for line in _lines(seen):
         seen.halve(line)
     tried = tuple(seen.tried.values())
@@ -193,24 +188,24 @@ def search(base: Base, axes: Sequence[Axis], device: str, within: Budget, progre
 
 
 def _lines(seen: _Search) -> list[list[tuple[int, ...]]]:
-    """The places of the grid that can be built, along the longest axis with a direction; one by one where none has."""
+    """The places of the grid that can be built, along the longest axis that grows; one by one where none does."""
     places = [tuple(place.values()) for place in points([Axis(a.key, tuple(range(len(a.values)))) for a in seen.axes])]
     places = [place for place in places if seen.built(place)]
-    ordered = [number for number, way in enumerate(seen.upwards) if way]
+    ordered = [number for number, grows in enumerate(seen.grows) if grows]
     if not ordered:
         return [[place] for place in places]
     along = max(ordered, key=lambda number: len(seen.axes[number].values))
     lines: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for place in places:
         lines.setdefault(place[:along] + place[along + 1 :], []).append(place)
-    return [sorted(line, key=lambda place: place[along] * seen.upwards[along]) for line in lines.values()]
+    return list(lines.values())
 
 
 def _next(seen: _Search, best: tuple[int, ...]) -> list[tuple[Axes, Point | None]]:
-    """What lies one step beyond a place, along every axis that has a direction."""
+    """What lies one step beyond a place, along every axis that grows."""
     found: list[tuple[Axes, Point | None]] = []
-    for number, way in enumerate(seen.upwards):
-        place = best[:number] + (best[number] + way,) + best[number + 1 :]
-        if way and 0 <= place[number] < len(seen.axes[number].values):
+    for number, grows in enumerate(seen.grows):
+        place = (*best[:number], best[number] + 1, *best[number + 1 :])
+        if grows and place[number] < len(seen.axes[number].values):
             found.append((seen.axes_of(place), seen.at(place) if seen.built(place) else None))
     return found
