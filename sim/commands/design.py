@@ -42,7 +42,7 @@ def new(name: str, overrides: tuple[str, ...], base: str, out: Path | None, forc
         click.echo(text, nl=False)
         return
     files.write_whole(out, text.encode())
-    click.echo(f"{out}: {base}, to be changed. Next: minibench compare {base} {out}")
+    click.echo(f"{out} is {base}, ready to be changed: minibench compare {base} {out} says what a change does.")
 
 
 @click.command()

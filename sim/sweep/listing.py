@@ -52,7 +52,7 @@ def report(points: Sequence[Point], title: str, pareto: tuple[str, str] | None =
     notes = [f"{len(points) - ROWS:,} more points are not shown."] if len(points) > ROWS else []
     notes += _reasons(failed)
     if pareto:
-        notes += _front(points, told, pareto)
+        notes += [*([""] if notes else []), *_front(points, told, pareto)]
     return Group(Text(head), Text(), table, *([Text(), Text("\n".join(notes))] if notes else []))
 
 
@@ -69,7 +69,7 @@ def _cells(point: Point) -> list[str]:
 def _reasons(failed: Sequence[Point]) -> list[str]:
     """Why points failed, the commonest first."""
     counts = Counter(units.printable(point.error) for point in failed)
-    lines = [f"failed, {count:,} times: {error}" for error, count in counts.most_common(REASONS)]
+    lines = [f"failed ({count:,}): {error}" for error, count in counts.most_common(REASONS)]
     return lines + ([f"and {len(counts) - REASONS} reasons more"] if len(counts) > REASONS else [])
 
 
@@ -96,7 +96,7 @@ def front(points: Sequence[Point], first: str, second: str) -> list[Point]:
 
 
 def _front(points: Sequence[Point], told: dict[str, list[str]], pareto: tuple[str, str]) -> list[str]:
-    lines = ["", f"Pareto front, {' and '.join(f'{name} ({direction(name)})' for name in pareto)}:"]
+    lines = [f"Pareto front, {' and '.join(f'{name} ({direction(name)})' for name in pareto)}:"]
     for point in front(points, *pareto):
         index = points.index(point)
         place = ", ".join(f"{key} {texts[index]}" for key, texts in told.items()) or point.model
