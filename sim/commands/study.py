@@ -6,9 +6,11 @@ As in `cli`, everything heavy is imported inside the commands.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from minimodels.sim.commands.options import LENGTHS, model_options, simulation_options
 from minimodels.sim.commands.printing import printed
 
 
@@ -54,4 +56,44 @@ def paper(targets: tuple[str, ...], device: str, folder: Path, force: bool, as_j
     printed(rows if as_json else listing.report(rows, folder))
 
 
-COMMANDS = (paper,)
+@click.command()
+@model_options
+@click.option("--requests", type=click.IntRange(2, 16), default=2, show_default=True, help="Requests in flight.")
+@click.option("--device", default="a100-80gb", show_default=True, metavar="NAME", help="A GPU (`minibench devices`).")
+@simulation_options
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw the bandwidth: FILE.png, .svg or .pdf.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def pods(
+    name: str, overrides: tuple[str, ...], requests: int, device: str, picture: Path | None, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """What it gains to stagger the steps of several requests of NAME on one GPU (simulated)."""
+    from minimodels import loader
+    from minimodels.options import HERE, check
+    from minimodels.sim import device as devices
+    from minimodels.sim import figures, files
+
+    if picture:
+        files.check_writable(picture)
+        figures.check_extension(picture)
+    if device in HERE:
+        raise ValueError(f"--device {device}: pods simulates; name a GPU of `minibench devices`")
+    devices.load(device)
+    config = loader.load(name, overrides, {key: options.pop(key) for key in LENGTHS})
+    check(device=device, **options)  # before torch is imported
+    from minimodels.run import make_run
+    from minimodels.sim import pods as staggered
+    from minimodels.sim import pods_plot, pods_table
+    from minimodels.sim.progress import bar
+    from minimodels.sim.simulate import simulate
+
+    runs = [make_run(device=device, **options | {"batch": times * options["batch"]}) for times in (1, requests)]
+    with bar(config.title) as progress:
+        one, together = (simulate(config, run, progress) for run in runs)
+        found = staggered.compare(one, together, requests, progress)
+    if picture:
+        figures.save(pods_plot.bandwidth(found), picture)
+    printed(pods_table.as_json(found) if as_json else pods_table.report(found))
+
+
+COMMANDS = (paper, pods)
