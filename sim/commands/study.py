@@ -5,6 +5,7 @@ As in `cli`, everything heavy is imported inside the commands.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +32,44 @@ from minimodels.sim.commands.printing import printed
     show_default=True,
     help="Where pictures, tables and scoreboard.csv go; made if it is not there.",
 )
+@click.option("--frames", type=int, help="Not the study's: frames of every video that can have so many.")
+@click.option("--image-size", type=int, help="Not the study's: image side in pixels, of all that can have it. With "
+              "either, fig7, fig8 and fig12 are made into a folder of their own, without a scoreboard.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Run what is finished there again.")
-@click.option("--json", "as_json", is_flag=True, help="Print the scoreboard as JSON.")
-def paper(targets: tuple[str, ...], device: str, folder: Path, force: bool, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the scoreboard as JSON; with other lengths, what changed.")
+def paper(targets: tuple[str, ...], device: str, folder: Path, force: bool, as_json: bool, **lengths: Any) -> None:
     """The study's tables and figures TARGET (table2, fig7, ...; default: all) again, beside what it published."""
     from minimodels.sim import bench_report
     from minimodels.sim import device as devices
-    from minimodels.sim.paper import listing
+    from minimodels.sim.paper import listing, report
     from minimodels.sim.paper import targets as study_targets
-    from minimodels.sim.paper.study import of_device
+    from minimodels.sim.paper.study import of_device, settings
     from minimodels.sim.progress import bar
 
-    study_targets.chosen(targets)
+    lengths = {name: value for name, value in lengths.items() if value is not None}
+    study_targets.chosen(targets, lengths)
+    changed = settings(lengths)
     if device != "cuda":
         devices.load(device)
     elif not bench_report.has_gpu():
         raise ValueError("torch finds no CUDA device here; --device NAME simulates a GPU")
+    folder = study_targets.folder_of(folder, lengths)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot make {folder}: {error.strerror}") from None
-    with bar("The study") as progress:
-        rows = study_targets.run(targets, of_device(device, progress), folder, force)
-    printed(rows if as_json else listing.report(rows, folder))
+    try:
+        with bar("The study") as progress:
+            study = of_device(device, progress, lengths)
+            rows = study_targets.run(targets, study, folder, force)
+            report.write(study, rows, folder)
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted: what is finished is kept in {folder}; the same command goes on from there.", err=True)
+        raise click.exceptions.Exit(130) from None
+    if lengths:
+        printed([asdict(one) for one in changed] if as_json else listing.changes(changed, folder))
+    else:
+        printed(rows if as_json else listing.report(rows, folder))
 
 
 @click.command()

@@ -176,6 +176,7 @@ def _draw_stacks(axes: Axes, layers: list[Layers]) -> None:
         )
         left += stack.depth + 12
     axes.margins(y=0.2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set_xticks([])
 
 

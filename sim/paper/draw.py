@@ -62,9 +62,7 @@ def log_axes(axes: Axes, x: bool = True, y: bool = True) -> None:
     for axis, wanted in ((axes.xaxis, x), (axes.yaxis, y)):
         if wanted:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(
-                FuncFormatter(lambda value, _: f"{value:,.3g}" if value < 1e4 else f"{value:,.0f}")
-            )
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
             axis.set_minor_formatter(NullFormatter())
 
 

@@ -9,6 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from minimodels.sim.paper.study import Setting
+
 MARKS = {"yes": "yes", "no": "NO", "cannot be told": "-"}
 
 
@@ -32,4 +34,16 @@ def report(rows: Sequence[dict[str, str]], folder: Path) -> Group:
     line = (
         f"{kind}: {holds} of the study's numbers hold, {fails} do not, {len(rows) - holds - fails} are not told here."
     )
-    return Group(table, Text(), Text(line), Text(f"Pictures, tables and scoreboard.csv are in {folder}."))
+    return Group(table, Text(), Text(line), Text(f"report.html, pictures, tables and scoreboard.csv are in {folder}."))
+
+
+def changes(settings: Sequence[Setting], folder: Path) -> Group:
+    """What was changed of the study's workloads, and what stays as it is."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for name in ("Workload", "Length", "As configured", "Here", "Why it stays"):
+        table.add_column(name, overflow="fold")
+    for one in settings:
+        here = one.own if one.changed is None else one.changed
+        table.add_row(one.workload, one.length.replace("_", " "), f"{one.own:,}", f"{here:,}", one.why)
+    said = f"Not the study's settings, so nothing is scored. report.html, pictures and tables are in {folder}."
+    return Group(table, Text(), Text(said))

@@ -146,6 +146,8 @@ def _figure(found: Found, rates: Rates, peak: float | None) -> Any:
 
 
 def _draw_ranges(axis: Any, found: Found) -> None:
+    from matplotlib.ticker import LogLocator
+
     for place, name in enumerate(reversed(STAGES)):
         listed = found[name, "baseline"]
         ends = [extreme(point.length for point in listed) for extreme in (min, max)]
@@ -153,7 +155,7 @@ def _draw_ranges(axis: Any, found: Found) -> None:
         axis.plot([_mean(listed)], [place], "o", color=CYCLE[1])
     axis.set_yticks(range(len(STAGES)), list(reversed(STAGES)))
     axis.set_xscale("log", base=2)
-    axis.tick_params("x", labelsize=8)
+    axis.xaxis.set_major_locator(LogLocator(base=2, numticks=7))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
 
 

@@ -7,7 +7,7 @@ configs have it: batch 1, eager.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,13 +74,56 @@ def generators(config: Config) -> int:
     return sum(parameters(part) for name, part in build(config, "meta").items() if name not in others)
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A length that a workload has, as the study has it, and as it is changed to; why: it stays as it is."""
+
+    workload: str
+    length: str
+    own: int
+    changed: int | None
+    why: str = ""
+
+
+def settings(lengths: Mapping[str, int]) -> list[Setting]:
+    """What becomes of the workloads that have these lengths.
+
+    Raises:
+        ValueError: none of them can take one of the lengths.
+    """
+    found: list[Setting] = []
+    for length, value in lengths.items():
+        mine = [_setting(workload, length, value) for workload in WORKLOADS]
+        having = [setting for setting in mine if setting is not None]
+        if all(setting.changed is None for setting in having):
+            said = "; ".join(f"{one.workload}: {one.why}" for one in having) or "none of the workloads has it"
+            raise ValueError(f"--{length.replace('_', '-')} {value}: {said}")
+        found += having
+    return found
+
+
+def _setting(workload: str, length: str, value: int) -> Setting | None:
+    own = config_of(workload).run
+    if length not in type(own).model_fields:
+        return None
+    try:
+        config_of(workload, (), **{length: value})
+    except ValueError as error:
+        return Setting(workload, length, getattr(own, length), None, str(error))
+    return Setting(workload, length, getattr(own, length), value)
+
+
 @dataclass(slots=True)
 class Study:
-    """Profiles on one device, each made once. profiler: `simulate`, or `measure` where the device is "cuda"."""
+    """Profiles on one device, each made once. profiler: `simulate`, or `measure` where the device is "cuda".
+
+    lengths: what differs from the study's workloads, in every workload that has such a length and can take it.
+    """
 
     device: str
     profiler: Profiler
     progress: Advance = silent
+    lengths: Mapping[str, int] = field(default_factory=dict)
     _known: dict[tuple[Any, ...], Profile] = field(default_factory=dict)
 
     def profile(
@@ -88,6 +131,7 @@ class Study:
         overrides: tuple[str, ...] = (), **lengths: int,
     ) -> Profile:  # fmt: skip
         """One inference of a workload (or of a config by name); lengths: `steps`, `image_size`, `frames`, ..."""
+        lengths = self._changed(workload) | lengths
         key = (workload, attention, mode, batch, overrides, *sorted(lengths.items()))
         if key not in self._known:
             config = config_of(workload, overrides, **lengths)
@@ -95,17 +139,21 @@ class Study:
             self._known[key] = self.profiler(config, run, self.progress)
         return self._known[key]
 
+    def _changed(self, workload: str) -> dict[str, int]:
+        found = (_setting(workload, length, value) for length, value in self.lengths.items())
+        return {one.length: one.changed for one in found if one is not None and one.changed is not None}
+
     def pair(self, workload: str, **options: Any) -> tuple[Profile, Profile]:
         """The workload with attention written out, and with FlashAttention."""
         return self.profile(workload, "baseline", **options), self.profile(workload, "flash", **options)
 
 
-def of_device(device: str, progress: Advance = silent) -> Study:
-    """A study simulated for a GPU, or measured where `device` is "cuda"."""
+def of_device(device: str, progress: Advance = silent, lengths: Mapping[str, int] | None = None) -> Study:
+    """A study simulated for a GPU, or measured where `device` is "cuda"; lengths: see `Study`."""
     if device == "cuda":
         from minimodels.sim.measure import measure
 
-        return Study(device, measure, progress)
+        return Study(device, measure, progress, lengths or {})
     from minimodels.sim.simulate import simulate
 
-    return Study(device, simulate, progress)
+    return Study(device, simulate, progress, lengths or {})

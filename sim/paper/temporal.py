@@ -152,7 +152,7 @@ def _figure(found: list[Ratio], profile: Profile) -> Any:
         times.plot([p.fewer for p in points], [p.slower for p in points], marker, color=colour, label=", ".join(kind))
     times.plot([FEWER], [TIMES], "*", color="black", markersize=12, label="published")
     log_axes(times)
-    times.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    times.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     levels = _levels(profile)
     curve.plot(FRAMES, [by_count(frames, levels) for frames in FRAMES], color=CYCLE[0])
     curve.axhline(FEWER, color="#555555", linewidth=1, linestyle="--")
@@ -226,7 +226,7 @@ def fig11(study: Study) -> Result:
 def _tensors(rows: list[tuple[Any, ...]]) -> Any:
     made, (axes,) = figure(
         Panel(
-            "Queries of attention in the decoder of Make-A-Video",
+            "Make-A-Video's decoder: frames are the batch of spatial attention and the sequence of temporal",
             "batch (sequences at once)",
             "queries (tokens of a sequence)",
         )

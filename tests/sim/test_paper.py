@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +16,8 @@ from minimodels.cli import main
 from minimodels.kinds import Config
 from minimodels.run import Run
 from minimodels.sim import device as devices
-from minimodels.sim.paper import flash, frames, study, targets
+from minimodels.sim import figures
+from minimodels.sim.paper import finished, flash, frames, study, targets
 from minimodels.sim.paper.result import COLUMNS, numbers, scoreboard
 from minimodels.sim.paper.study import Study, of_device
 from minimodels.sim.profile import Profile
@@ -98,6 +102,85 @@ def speed_ups(setting: str, **constants: float) -> dict[str, float]:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_stop_between_two_files_of_a_target_leaves_it_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_of, save = of_device("a100-80gb"), figures.save
+
+    def stopped(figure: Any, path: Path) -> None:
+        if path.name == "fig11.svg":
+            raise KeyboardInterrupt
+        save(figure, path)
+
+    monkeypatch.setattr(figures, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        targets.run(["fig11", "fig7"], study_of, tmp_path)  # fig7 comes first
+    key = finished.key(study_of)
+    assert (tmp_path / "fig11.png").exists() and targets.done(tmp_path, key) == ["fig7"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    monkeypatch.setattr(figures, "save", save)
+    kept = (tmp_path / "fig7.png").stat().st_mtime_ns
+    targets.run(["fig11", "fig7"], study_of, tmp_path)
+    assert targets.done(tmp_path, key) == ["fig7", "fig11"] and (tmp_path / "fig7.png").stat().st_mtime_ns == kept
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_command_says_what_an_interruption_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(study: Study) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(targets.TARGETS, "fig12", stopped)  # type: ignore[arg-type]
+    shown = CliRunner().invoke(main, ["paper", "fig11", "fig12", "--out", str(tmp_path)])
+    assert shown.exit_code == 130 and f"what is finished is kept in {tmp_path}" in shown.stderr
+    assert (tmp_path / "fig11.csv").exists() and not (tmp_path / "fig12.csv").exists()
+
+
+def test_half_the_bandwidth_is_another_scoreboard_and_nothing_of_the_old_one_is_kept(tmp_path: Path) -> None:
+    text = (resources.files("minimodels.sim") / "devices" / "a100-80gb.toml").read_text("utf-8")
+    whole = re.search(r"^bandwidth = ([0-9.e]+)", text, re.MULTILINE)
+    assert whole, "the datasheet states it"
+    halved = text.replace(whole[0], f"bandwidth = {float(whole[1]) / 2}")
+    found = []
+    for contents in (text, halved):
+        file = tmp_path / "gpu.toml"  # the same name: only what is in it tells
+        file.write_text(contents)
+        devices.load.cache_clear()
+        board = targets.run(["fig12"], of_device(str(file)), tmp_path)
+        found.append({row["id"]: row["ours"] for row in board if row["target"]})
+        assert targets.done(tmp_path, finished.key(of_device(str(file)))) == ["fig12"]
+    devices.load.cache_clear()
+    assert found[0].keys() == found[1].keys() and found[0] != found[1]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_key_changes_with_code_version_device_and_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [finished.key(of_device(name)) for name in ("a100-80gb", "h100-sxm")]
+    keys.append(finished.key(of_device("a100-80gb", lengths={"frames": 6})))
+    monkeypatch.setattr(finished, "_code", lambda: "other code")
+    keys.append(finished.key(of_device("a100-80gb")))
+    monkeypatch.setattr(finished.metadata, "version", lambda name: "0.0.0")
+    keys.append(finished.key(of_device("a100-80gb")))
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_other_lengths_go_into_a_folder_of_their_own_and_are_not_scored(tmp_path: Path) -> None:
+    own = CliRunner().invoke(main, ["paper", "fig12", "--out", str(tmp_path)])
+    assert own.exit_code == 0, own.output
+    board = (tmp_path / "scoreboard.csv").read_bytes()
+    shown = CliRunner().invoke(main, ["paper", "fig12", "--frames", "6", "--out", str(tmp_path)])
+    assert shown.exit_code == 0 and "nothing is scored" in shown.stdout, shown.output
+    folder = tmp_path / "frames-6"
+    assert (tmp_path / "scoreboard.csv").read_bytes() == board and not (folder / "scoreboard.csv").exists()
+    assert (folder / "fig12.csv").read_text() != (tmp_path / "fig12.csv").read_text()
+    rows = {row["workload"]: row for row in csv.DictReader((folder / "settings.csv").open())}
+    assert rows["MakeAVideo"]["changed"] == "6" and rows["MakeAVideo"]["own"] != "6"
+    assert "LLaMA" not in rows, "it has no frames"
+    assert rows["Phenaki"]["changed"] or rows["Phenaki"]["why"]
+    assert "Not the study" in (folder / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("tiny")
 def test_another_cost_model_gives_other_speed_ups() -> None:
     """Nothing of the scoreboard is typed in."""
     before, after = speed_ups("as configured"), speed_ups("as configured", memory_floor=1e-9)
@@ -139,6 +222,9 @@ def test_the_command_prints_the_scoreboard(tmp_path: Path) -> None:
         (["tabel2"], "unknown target 'tabel2'; allowed: all, table1, table2"),
         (["table2", "--device", "a1000"], "unknown device 'a1000'"),
         (["table2", "--out", "/dev/null/x"], "cannot make /dev/null/x"),
+        (["table2", "--frames", "32"], "table2 has the study's own lengths; with others there are fig7, fig8, fig12"),
+        (["fig12", "--frames", "0"], "--frames 0: MakeAVideo:"),
+        (["fig12", "--image-size", "7"], "--image-size 7: Imagen:"),
     ],
 )
 def test_wrong_input_is_one_message(arguments: list[str], said: str) -> None:
