@@ -117,7 +117,7 @@ def stream(profile: Profile) -> Stream:
         raise ValueError(f"{profile.config['name']}: pods need the time of every operator and the rates of the device")
     stage = max(profile.stages, key=lambda stage: stage.seconds or 0.0)
     ops = _one_step(profile, stage.name, stage.steps)
-    units = devices.load(profile.device.name).datasheet.compute_units
+    units = devices.load(profile.run.device).datasheet.compute_units
     rows: list[tuple[float, float, float, float]] = []
     for op in ops:
         assert op.device_seconds is not None and op.gap_seconds is not None

@@ -77,6 +77,6 @@ def _known(folder: Path) -> dict[str, str]:
         return {}
     try:
         known = json.loads(read(path))
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         return {}
     return known if isinstance(known, dict) else {}
