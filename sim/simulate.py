@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -92,21 +92,32 @@ def walk_config(config: Config, run: Run, device: devices.Device, progress: Adva
     return walk_job(of_config(config, run), run, device, progress)
 
 
+W = TypeVar("W", bound=Walk)
+
+
 def _shared(job: Job, run: Run, device: devices.Device, progress: Advance, walks: Walks) -> Walk:
     """The walk for a device that another of its architecture has made, or its own."""
     if device.arch in walks:
         return walks[device.arch]
     asked: list[str] = []
-    walk = walk_job(job, run, device, progress, lambda: asked.append(device.name))
+    walk = walk_job(job, run, device, progress, asked=lambda: asked.append(device.name))
     if not asked:  # no loop chose its knots by the times of this device
         walks[device.arch] = walk
     return walk
 
 
 def walk_job(
-    job: Job, run: Run, device: devices.Device, progress: Advance = silent, asked: Callable[[], object] = lambda: None
-) -> Walk:
-    """Walk a job for a device; loops choose their knots by its predicted times, and `asked` hears when one does."""
+    job: Job,
+    run: Run,
+    device: devices.Device,
+    progress: Advance = silent,
+    kind: type[W] = Walk,
+    asked: Callable[[], object] = lambda: None,
+) -> W:
+    """Walk a job for a device; loops choose their knots by its predicted times, and `asked` hears when one does.
+
+    kind: of walk.
+    """
 
     def estimate(calls: Sequence[Call]) -> float:
         asked()
@@ -114,7 +125,7 @@ def walk_job(
 
     with _describable(job.name):
         prepared = job.prepare("meta")
-    walk = Walk(prepared.parts, estimate=estimate, full=run.full, progress=progress)
+    walk = kind(prepared.parts, estimate=estimate, full=run.full, progress=progress)
     run_walk(walk, prepared, run, device.arch, job.name)
     return walk
 

@@ -1,24 +1,20 @@
-"""Sequence length over one inference and beside the use of memory bandwidth: Fig. 8.
-
-The length of a call is that of its queries; where one token after the other is decoded, that of its keys. Attention to
-the text is not drawn. A loop whose steps are all alike is cut to its fundamental period, as in the study.
-"""
+"""Sequence length over one inference, beside the use of memory bandwidth and the misses of the L2 cache: Fig. 8."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean
 from typing import Any
 
 import numpy as np
 
-from minimodels.sim import units, views
+from minimodels.sim import units
 from minimodels.sim.paper.draw import CYCLE, Panel, figure
+from minimodels.sim.paper.points import WINDOWS, Point, correlation, miss_rates, points
 from minimodels.sim.paper.result import Result, Score
 from minimodels.sim.paper.study import Study
-from minimodels.sim.profile import Op, Profile
+from minimodels.sim.profile import Profile
 
 STAGES = {  # what is drawn, and what its horizontal axis spans
     "Imagen": (("unet",), "one denoising step of the base"),
@@ -27,79 +23,15 @@ STAGES = {  # what is drawn, and what its horizontal axis spans
     "Muse": (("transformer",), "one step of parallel decoding"),
     "LLaMA": (("prefill", "decode"), "prefill, then all decoded tokens"),
 }
-WINDOWS = ("attention kernels", "attention block", "all operators")  # since the call before
 TIMED = ("Imagen", "Parti")
 DIFFUSION = ("Imagen", "StableDiffusion")
 WAYS = {"baseline": "written out", "flash": "FlashAttention"}
 FOLLOWS = 0.7  # a correlation that explains half of the variance
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A call of attention to itself: its number in the period, its length in tokens, the calls it stands for.
-
-    bandwidth: bytes moved a second by the kernels of each window.
-    """
-
-    stage: str
-    number: int
-    length: int
-    executions: float
-    bandwidth: dict[str, float | None]
-
-
 Found = dict[tuple[str, str], list[Point]]  # by workload and way
 Rates = dict[tuple[str, str, str], float | None]  # by workload, way and window
-
-
-def points(profile: Profile, *stages: str) -> list[Point]:
-    """The calls of attention in one fundamental period of the stages, one stage after the other."""
-    found: list[Point] = []
-    for stage in stages:
-        mine = list(_points(profile, stage, found[-1].number + 1 if found else 0))
-        repeated = views.period([point.length for point in mine])
-        found += mine[:repeated] if repeated > 1 else mine
-    return found
-
-
-def _points(profile: Profile, stage: str, start: int) -> Iterator[Point]:
-    """The listed calls of a stage; a loop that is listed at a few of its steps grows by one key a step."""
-    calls = [call for call in views.attention_calls(profile) if call.stage == stage and call.facts.role != "cross"]
-    growing = all(call.facts.query_length == 1 for call in calls)
-    first = calls[0].facts.key_length
-    each = sum(call.facts.key_length == first for call in calls)  # calls in a step
-    before = next(place for place, op in enumerate(profile.calls) if profile.ops[op].stage == stage)
-    for index, call in enumerate(calls):
-        end = call.call
-        while end < len(profile.calls) and profile.ops[profile.calls[end]].attention == call.facts:
-            end += 1
-        since = [profile.ops[op] for op in profile.calls[before:end]]
-        block = [op for op in since if op.module == "attention"]
-        windows = zip(WINDOWS, (since[call.call - before :], block, since), strict=True)
-        yield Point(
-            stage,
-            start + ((call.facts.key_length - first) * each + index % each if growing else index),
-            call.facts.key_length if growing else call.facts.query_length,
-            float(call.executions),
-            {window: _bandwidth(ops) for window, ops in windows},
-        )
-        before = end
-
-
-def _bandwidth(ops: Sequence[Op]) -> float | None:
-    """Bytes a second while kernels run, as a profiler of kernels counts them."""
-    seconds = sum(op.device_seconds or 0.0 for op in ops)
-    return sum(op.bytes_read + op.bytes_written for op in ops) / seconds if seconds else None
-
-
-def correlation(found: Sequence[Point], window: str) -> float | None:
-    """Pearson's coefficient of length and bandwidth over all calls; None where either does not vary."""
-    known = [(point.length, used, point.executions) for point in found if (used := point.bandwidth[window]) is not None]
-    lengths, used, weights = (np.array(column, dtype=float) for column in zip(*known, strict=True))
-    if np.ptp(lengths) == 0 or np.ptp(used) < 1e-9 * used.max():
-        return None
-    (a, both), (_, b) = np.cov(lengths, used, aweights=weights)
-    return float(both / (a * b) ** 0.5)
+Missed = dict[tuple[str, str, str], list[float | None]]  # the same: the L2 miss rate of every call
 
 
 def _mean(listed: Sequence[Point]) -> float:
@@ -111,37 +43,48 @@ def fig8(study: Study) -> Result:
     """Sequence length over one inference of five models; bandwidth of Imagen and Parti over the same window."""
     profiles = {(name, way): study.profile(name, way) for name in STAGES for way in WAYS}
     found = {(name, way): points(profile, *STAGES[name][0]) for (name, way), profile in profiles.items()}
+    missed: Missed = {
+        (name, way, window): rates
+        for name in TIMED
+        for way in WAYS
+        for window, rates in miss_rates(study, name, way, found[name, way]).items()
+    }
     rows = [
-        (name, WAYS[way], point.stage, point.number, point.length, point.executions, *point.bandwidth.values())
+        (name, WAYS[way], point.stage, point.number, point.length, point.executions, *point.bandwidth.values(),
+         "" if rate is None else rate)
         for (name, way), listed in found.items()
-        for point in listed
-    ]
+        for point, rate in zip(listed, missed.get((name, way, WINDOWS[1]), [None] * len(listed)), strict=True)
+    ]  # fmt: skip
     header = ("workload", "attention", "stage", "call", "length (tokens)", "executions",
-              *(f"bandwidth of {window} (B/s)" for window in WINDOWS))  # fmt: skip
+              *(f"bandwidth of {window} (B/s)" for window in WINDOWS), f"L2 miss rate of {WINDOWS[1]}")  # fmt: skip
     rates: Rates = {
-        (name, way, window): correlation(found[name, way], window)
+        (name, way, window): correlation(found[name, way], [point.bandwidth[window] for point in found[name, way]])
         for name in TIMED
         for way in WAYS
         for window in WINDOWS
     }
     listed = {name: found[name, "baseline"] for name in STAGES}
     peak = profiles["Imagen", "baseline"].device.bandwidth
-    scores = [*_varies(listed), *_shapes(listed, profiles), *_shorter(listed), *_follows(found, rates, peak)]
-    return Result(_figure(found, rates, peak), header, rows, scores)
+    scores = [*_varies(listed), *_shapes(listed, profiles), *_shorter(listed), *_follows(found, rates, peak),
+              _misses_follow(found, missed)]  # fmt: skip
+    return Result(_figure(found, rates, peak, missed), header, rows, scores)
 
 
-def _figure(found: Found, rates: Rates, peak: float | None) -> Any:
-    """Imagen and Parti with their bandwidth below, the other models, the lengths of all."""
+def _figure(found: Found, rates: Rates, peak: float | None, missed: Missed) -> Any:
+    """Imagen and Parti with their bandwidth and misses below, the other models, the lengths of all."""
     call, tokens, unit = "attention call", "sequence length (tokens)", "% of the peak" if peak else "B/s"
     lengths = [Panel(f"{name}: {said}", call, tokens) for name, (_, said) in STAGES.items()]
     used = [Panel(f"{name}: memory bandwidth, same calls", call, unit) for name in TIMED]
+    misses = [Panel(f"{name}: L2 misses, same calls", call, "% of bytes asked for") for name in TIMED]
     whole = Panel("Shortest, mean (orange) and longest", tokens)
-    made, axes = figure(*lengths[:2], *used, *lengths[2:], whole, height=2.8, columns=2)
-    for axis, name in zip((*axes[:2], *axes[4:7]), STAGES, strict=True):
+    made, axes = figure(*lengths[:2], *used, *misses, *lengths[2:], whole, height=2.8, columns=2)
+    for axis, name in zip((*axes[:2], *axes[6:9]), STAGES, strict=True):
         _draw_lengths(axis, found[name, "baseline"])
+    for axis, name in zip(axes[4:6], TIMED, strict=True):
+        _draw_misses(axis, name, found, missed)
     for axis, name in zip(axes[2:4], TIMED, strict=True):
         _draw_bandwidth(axis, name, found, rates, 100 / peak if peak else 1.0)
-    _draw_ranges(axes[7], found)
+    _draw_ranges(axes[9], found)
     return made
 
 
@@ -179,7 +122,22 @@ def _draw_bandwidth(axis: Any, name: str, found: Found, rates: Rates, scale: flo
         numbers, values = _line(found[name, way], window)
         label = f"{window}, {WAYS[way]}: r = {_written(rates[name, way, window])}"
         axis.plot(numbers, [scale * value for value in values], style, color=colour, linewidth=2, label=label)
-    listed, top = found[name, "baseline"], axis.get_ylim()[1]
+    _behind(axis, found[name, "baseline"])
+
+
+def _draw_misses(axis: Any, name: str, found: Found, missed: Missed) -> None:
+    for way, colour, look in (("baseline", CYCLE[0], "-"), ("flash", CYCLE[3], ":")):
+        listed, values = found[name, way], missed[name, way, WINDOWS[1]]
+        numbers, shares = _by_step(listed, values)
+        label = f"{WINDOWS[1]}, {WAYS[way]}: r = {_written(correlation(listed, values))}"
+        axis.plot(numbers, [100 * share for share in shares], look, color=colour, linewidth=2, label=label)
+    axis.set_ylim(0, 105)
+    _behind(axis, found[name, "baseline"])
+
+
+def _behind(axis: Any, listed: Sequence[Point]) -> None:
+    """The sequence length behind the lines of a panel, as high as it, and the legend below."""
+    top = axis.get_ylim()[1]
     shape = [top * point.length / max(point.length for point in listed) for point in listed]
     step: dict[str, Any] = {} if _growing(listed) else {"step": "mid"}
     numbers = [point.number for point in listed]
@@ -195,12 +153,17 @@ def _growing(listed: Sequence[Point]) -> bool:
 
 
 def _line(listed: Sequence[Point], window: str) -> tuple[list[int], list[float]]:
-    """Bandwidth over the calls; of a step of a growing loop, the mean of its calls."""
+    """Bandwidth over the calls."""
+    return _by_step(listed, [point.bandwidth[window] for point in listed])
+
+
+def _by_step(listed: Sequence[Point], values: Sequence[float | None]) -> tuple[list[int], list[float]]:
+    """A value over the calls; of a step of a growing loop, the mean of its calls."""
     groups: dict[int, list[tuple[int, float]]] = {}
-    for point in listed:
-        if (used := point.bandwidth[window]) is not None:
-            groups.setdefault(point.length if _growing(listed) else point.number, []).append((point.number, used))
-    return [group[0][0] for group in groups.values()], [mean(used for _, used in group) for group in groups.values()]
+    for point, value in zip(listed, values, strict=True):
+        if value is not None:
+            groups.setdefault(point.length if _growing(listed) else point.number, []).append((point.number, value))
+    return [group[0][0] for group in groups.values()], [mean(value for _, value in group) for group in groups.values()]
 
 
 def _whole(axis: Any) -> None:
@@ -293,6 +256,27 @@ def _follows(found: Found, rates: Rates, peak: float | None) -> Iterator[Score]:
         f"half of the claim, memory bandwidth against length: {scored}",
         why=f"others: {others}",
     )
-    yield Score(
-        "s5a-05", "not computed", None, "the other half, the cache miss rate", why="no counters are at hand here"
+
+
+def _misses_follow(found: Found, missed: Missed) -> Score:
+    """Whether misses of the L2 cache follow length where the bandwidth is looked at; else it is said."""
+    rates = {
+        f"{window}, {WAYS[way]}": [correlation(found[name, way], missed[name, way, window]) for name in TIMED]
+        for way in WAYS
+        for window in WINDOWS
+    }
+    scored = f"{WINDOWS[1]}, {WAYS['baseline']}"
+    both = rates.pop(scored)
+    said = []
+    for name, rate in zip(TIMED, both, strict=True):
+        values = _by_step(found[name, "baseline"], missed[name, "baseline", WINDOWS[1]])[1]
+        span = f" ({units.percent(min(values))} to {units.percent(max(values))} of bytes asked for)" if values else ""
+        said.append(f"{name} r = {_written(rate)}{span}")
+    others = "; ".join(f"{name} {' and '.join(map(_written, values))}" for name, values in rates.items())
+    return Score(
+        "s5a-05",
+        "not computed" if None in both else f"L2 miss rate: {', '.join(said)}",
+        None if None in both else all(rate is not None and rate >= FOLLOWS for rate in both),
+        f"the other half, the cache miss rate: {scored}; whole tensors in a model of the L2 cache",
+        why="no counters are at hand" if None in both else f"others: {others}",
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from minimodels.sim import figures
 from minimodels.sim.files import write_whole
 from minimodels.sim.paper import (
+    caches,
     diagrams,
     finished,
     flash,
@@ -49,6 +50,7 @@ TARGETS: dict[str, Target] = {
     "fig10": scaling.fig10,
     "fig11": temporal.fig11,
     "fig12": temporal.fig12,
+    "fig13": caches.fig13,
     "fig14": frames.fig14,
 }
 SCOREBOARD, SETTINGS = "scoreboard.csv", "settings.csv"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import minimodels
 from minimodels.run import build
 from minimodels.sim.paper import formulas, frames, scaling, sequence, sizes, study
+from minimodels.sim.paper.points import miss_rates
 from minimodels.sim.paper.result import numbers
 from minimodels.sim.paper.sequence import Point
 from minimodels.sim.paper.study import Study, of_device
@@ -130,21 +131,33 @@ def test_no_window_moves_more_bytes_a_second_than_the_device_can(tiny: Study) ->
 
 
 def point(length: int, used: float, executions: float = 1.0) -> Point:
-    return Point("s", 0, length, executions, dict.fromkeys(sequence.WINDOWS, used))
+    return Point("s", 0, length, executions, dict.fromkeys(sequence.WINDOWS, used), {})
 
 
-def test_bandwidth_correlates_as_it_should() -> None:
-    window = sequence.WINDOWS[0]
+def correlation(found: list[Point]) -> float | None:
+    return sequence.correlation(found, [p.bandwidth[sequence.WINDOWS[0]] for p in found])
+
+
+def test_what_a_call_moves_or_misses_correlates_as_it_should() -> None:
     line = [point(1, 30.0), point(2, 50.0), point(5, 110.0)]
-    assert sequence.correlation(line, window) == pytest.approx(1)
-    assert sequence.correlation([point(p.length, -(p.bandwidth[window] or 0)) for p in line], window) == pytest.approx(
-        -1
-    )
-    assert sequence.correlation([point(3, 1.0), point(3, 2.0)], window) is None, "lengths that do not vary"
-    assert sequence.correlation([point(3, 2.0), point(4, 2.0)], window) is None
+    assert correlation(line) == pytest.approx(1)
+    assert correlation([point(p.length, -(p.bandwidth[sequence.WINDOWS[0]] or 0)) for p in line]) == pytest.approx(-1)
+    assert correlation([point(3, 1.0), point(3, 2.0)]) is None, "lengths that do not vary"
+    assert correlation([point(3, 2.0), point(4, 2.0)]) is None
+    assert sequence.correlation([point(3, 0.0), point(4, 0.0)], [0.0, 0.0]) is None
+    assert sequence.correlation([point(3, 0.0)], [None]) is None, "nothing is known"
     uneven = [point(1, 1.0, 3), point(2, 4.0), point(3, 2.0)]
     repeated = [point(1, 1.0), point(1, 1.0), point(1, 1.0), *uneven[1:]]
-    assert sequence.correlation(uneven, window) == pytest.approx(sequence.correlation(repeated, window))
+    assert correlation(uneven) == pytest.approx(correlation(repeated))
+
+
+def test_every_window_of_a_simulated_call_has_a_miss_rate_and_of_a_measured_one_none(tiny: Study) -> None:
+    found = sequence.points(tiny.profile("Imagen", "baseline"), "unet")
+    rates = miss_rates(tiny, "Imagen", "baseline", found)
+    assert set(rates) == set(sequence.WINDOWS)
+    assert all(rate is not None and 0 <= rate <= 1 for values in rates.values() for rate in values)
+    measured = miss_rates(Study("cuda", tiny.profiler), "Imagen", "baseline", found)
+    assert all(values == [None] * len(found) for values in measured.values())
 
 
 @pytest.mark.parametrize(
