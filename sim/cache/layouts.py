@@ -1,7 +1,7 @@
 """A walk that keeps how tensors lie in memory: sizes and strides of what attention reads and writes, as it is called.
 
 `Chain` is one call of attention written out: its kernels in order, each with the layouts of its tensors. `touched` says
-which storages every operator reads and writes, and how many bytes of each.
+which storages an operator reads and writes, and how many bytes of each.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from minimodels.kinds import Config
 from minimodels.run import Run
 from minimodels.sim import device as devices
 from minimodels.sim.cache.blocks import Layout
+from minimodels.sim.call import Call
 from minimodels.sim.job import of_config
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.simulate import walk_job
@@ -60,14 +61,19 @@ class LayoutWalk(Walk):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.chains: dict[tuple[str, str, AttentionCall], Chain] = {}
-        self.touched: list[Touched] = []
+        self._touched: dict[int, Touched] = {}  # by the call's identity: loops put their calls in order at the end
         self._open: Chain | None = None
+
+    def touched(self, call: Call) -> Touched:
+        """What a call of this walk touches."""
+        return self._touched[id(call)]
 
     def _record(self, memo: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         super()._record(memo, inputs, outputs)
         call, place = self.calls[-1], self._place
         sizes = zip((inputs, outputs), (call.reads, call.writes), strict=True)
-        self.touched.append(Touched(*(tuple(zip(numbers, map(stored_bytes, t), strict=True)) for t, numbers in sizes)))
+        pairs = (tuple(zip(numbers, map(stored_bytes, tensors), strict=True)) for tensors, numbers in sizes)
+        self._touched[id(call)] = Touched(*pairs)
         if place.core is None or place.role is None:
             self._open = None
             return

@@ -49,7 +49,8 @@ def loads(walk: LayoutWalk, device: Device) -> Iterator[Loaded]:
     """What each call of a walk loads, in order."""
     cache = Tensors(device.datasheet.l2_bytes)
     priced: dict[tuple[Any, ...], float] = {}
-    for call, touched in zip(walk.calls, walk.touched, strict=True):
+    for call in walk.calls:
+        touched = walk.touched(call)
         missed = sum(cache.touch(*read) for read in touched.reads)
         for write in touched.writes:
             cache.touch(*write)

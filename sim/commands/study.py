@@ -112,4 +112,40 @@ def pods(
     printed(pods_table.as_json(found) if as_json else pods_table.report(found))
 
 
-COMMANDS = (paper, pods)
+@click.command()
+@click.argument("name", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a number of the architecture.")
+@click.option("--attention", metavar="BACKEND", default="baseline", show_default=True,
+              help="As in `profile`; baseline: written out.")  # fmt: skip
+@click.option(
+    "--scope", metavar="LABEL", help="Count what runs inside it alone: attention.temporal, stage.decoder, ..."
+)
+@click.option("--import", "file", type=click.Path(path_type=Path), metavar="FILE.csv", help="Show what was counted.")
+@click.option("--run", "run_here", is_flag=True, help="What the command runs: an inference on the GPU here, in ranges.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was counted as JSON.")
+def counters(
+    name: str | None, overrides: tuple[str, ...], attention: str, scope: str | None, file: Path | None, run_here: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Hardware counters of one inference of NAME: the command of Nsight Compute, or with --import what it counted."""
+    if (name is None) == (file is None):
+        raise ValueError("counters takes either NAME, to print the command, or --import FILE.csv, to show its result")
+    if file is not None:
+        from minimodels.sim import counters_csv
+        from minimodels.sim.files import read
+
+        kernels = list(counters_csv.read(read(file).decode("utf-8", "replace"), str(file)))
+        listed = counters_csv.sums(kernels)
+        return printed(counters_csv.as_json(listed) if as_json else counters_csv.report(listed, str(file)))
+    assert name is not None
+    from minimodels import loader
+
+    config = loader.load(name, overrides)
+    from minimodels.sim import counters as counted
+
+    if run_here:
+        return counted.perform(config, attention)
+    click.echo(counted.command(name, overrides, attention, scope))
+
+
+COMMANDS = (paper, pods, counters)

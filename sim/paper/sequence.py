@@ -126,10 +126,15 @@ def _draw_bandwidth(axis: Any, name: str, found: Found, rates: Rates, scale: flo
 
 
 def _draw_misses(axis: Any, name: str, found: Found, missed: Missed) -> None:
-    for way, colour, look in (("baseline", CYCLE[0], "-"), ("flash", CYCLE[3], ":")):
-        listed, values = found[name, way], missed[name, way, WINDOWS[1]]
+    lines = (
+        ("baseline", WINDOWS[0], CYCLE[1], "-"),
+        ("baseline", WINDOWS[1], CYCLE[0], "-"),
+        ("flash", WINDOWS[1], CYCLE[3], ":"),
+    )
+    for way, window, colour, look in lines:
+        listed, values = found[name, way], missed[name, way, window]
         numbers, shares = _by_step(listed, values)
-        label = f"{WINDOWS[1]}, {WAYS[way]}: r = {_written(correlation(listed, values))}"
+        label = f"{window}, {WAYS[way]}: r = {_written(correlation(listed, values))}"
         axis.plot(numbers, [100 * share for share in shares], look, color=colour, linewidth=2, label=label)
     axis.set_ylim(0, 105)
     _behind(axis, found[name, "baseline"])

@@ -11,12 +11,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+import minimodels
 from minimodels.kernels.scope import AttentionCall
+from minimodels.run import Run
 from minimodels.sim import device as devices
 from minimodels.sim.cache import chain, kernels
 from minimodels.sim.cache.blocks import Layout, Step, stored, trace
 from minimodels.sim.cache.gpu import LATENCIES, Counts, Slice
-from minimodels.sim.cache.layouts import Chain, Launch
+from minimodels.sim.cache.layouts import Chain, Launch, walked
 from minimodels.sim.cache.lru import ALL, COUNT, LINE, SECTOR, Accesses, Caches, sectors
 from minimodels.sim.cache.tensors import Tensors
 
@@ -187,3 +189,22 @@ def test_the_code_of_a_tile_is_the_one_that_is_counted() -> None:
 
 def test_every_tile_of_the_cost_model_has_its_code() -> None:
     assert set(kernels.code()) == set(kernels.TILES)
+
+
+def test_what_a_call_touches_is_its_own_after_a_loop_has_put_its_steps_in_order() -> None:
+    walk = walked(minimodels.load("parti-tiny"), Run(device="a100-80gb", attention="flash"))
+    cores = [call for call in walk.calls if call.work.kernel == "attention"]
+    assert len({call.attention.key_length for call in cores if call.attention}) > 3, "steps of a growing loop"
+    assert all(sum(size for _, size in walk.touched(call).reads) == call.work.bytes_read for call in cores)
+
+
+def test_a_walk_keeps_one_chain_of_every_call_with_its_strides() -> None:
+    walk = walked(minimodels.load("make-a-video-tiny"), Run(device="a100-80gb", attention="baseline"))
+    (temporal,) = {
+        chain.facts: chain for key, chain in walk.chains.items() if key[:2] == ("decoder", "temporal")
+    }.values()
+    assert [launch.name for launch in temporal.launches][-4:] == ["bmm", "mul", "softmax", "bmm"]
+    copied = next(launch for launch in temporal.launches if launch.name == "reshape")
+    frames, features = copied.reads[0].strides[-2:]
+    positions = copied.reads[0].sizes[1]
+    assert features == 1 and frames == positions * copied.reads[0].strides[1], "all positions lie between two frames"
