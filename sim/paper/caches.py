@@ -20,7 +20,7 @@ from minimodels.sim.cache.layouts import Chain, walked
 from minimodels.sim.device import Device
 from minimodels.sim.paper.draw import CYCLE, Panel, figure
 from minimodels.sim.paper.result import Result, Score
-from minimodels.sim.paper.study import Study, config_of, of_device
+from minimodels.sim.paper.study import Study, config_of, kernel_seconds, of_device
 from minimodels.sim.paper.temporal import DECODER, ROLES, role_of, side_of, videos
 from minimodels.sim.profile import Op, Profile
 
@@ -63,8 +63,8 @@ def fig13(study: Study) -> Result:
     device = _device(study)
     own = study if study.device == device.name else of_device(device.name, study.progress)
     rows = list(counters(own.profile(WORKLOAD, "baseline"), device))
-    header = ("layout", "caches", "attention", "side in tokens", "kernels", "instructions", "L1 misses per 1,000",
-              "L2 misses per 1,000", *(f"access time, {l.source} (clocks)" for l in LATENCIES), "memory traffic (B)",
+    header = ("layout", "caches", "attention", "side in tokens", "kernels", "instructions", "L1 MPKI", "L2 MPKI",
+              *(f"access time by {l.source} (clocks)" for l in LATENCIES), "memory traffic (B)",
               "memory bandwidth (B/s)")  # fmt: skip
     table = [
         (
@@ -90,16 +90,16 @@ def counters(profile: Profile, device: Device) -> Iterator[Row]:
     batch = videos(profile)
     for layout in LAYOUTS:
         given = found if layout == LAYOUTS[0] else [chains.strided(chain) for chain in found]
+        there = {chains.FAMILIES.get(launch.name) for chain in given for launch in chain.launches}
+        families = [family for family, members in FAMILIES.items() if there.issuperset(members)]
         for state in STATES:
             sums: dict[tuple[str, int | None, str], tuple[Counts, list[float]]] = {}
             for chain in given:
-                ops = [
-                    op for op in profile.ops if op.stage == DECODER and role_of(op) == chain.role and _same(op, chain)
-                ]
+                ops = [op for op in profile.ops if _same(op, chain)]
                 side = side_of(ops[0], batch)
-                for key, counts, seconds in _of_chain(chain, ops, device, state):
+                for family, counts, seconds in _of_chain(chain, ops, device, state, families):
                     for where in (None, side):
-                        total, times = sums.setdefault((chain.role, where, key), (Counts(), []))
+                        total, times = sums.setdefault((chain.role, where, family), (Counts(), []))
                         total.add(counts)
                         times.append(seconds)
             for (role, side, family), (counts, times) in sorted(sums.items(), key=lambda item: _order(item[0])):
@@ -112,19 +112,19 @@ def _order(key: tuple[str, int | None, str]) -> tuple[int, int, int]:
 
 
 def _of_chain(
-    chain: Chain, ops: Sequence[Op], device: Device, state: chains.State
+    chain: Chain, ops: Sequence[Op], device: Device, state: chains.State, families: Sequence[str]
 ) -> Iterator[tuple[str, Counts, float]]:
     """Counts of all executions of a chain, and the seconds of its operators, by family of kernels."""
     weight = sum(op.weight for op in ops if op.name == "softmax")
     launches = list(chains.run(chain, device, state))
-    for family, members in FAMILIES.items():
-        counts = Counts()
+    for family in families:
+        counts, members = Counts(), FAMILIES[family]
         for launch in launches:
             if launch.family in members:
                 counts.add(launch.counts, weight)
         if counts.instructions:
             own = [op for op in ops if chains.FAMILIES.get(op.name) in members]
-            yield family, counts, sum(op.weight * (op.device_seconds or 0.0) for op in own)
+            yield family, counts, kernel_seconds(own)
 
 
 def _same(op: Op, chain: Chain) -> bool:
