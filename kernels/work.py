@@ -54,6 +54,7 @@ class Work:
     conv: Conv | None = None
     strided: bool = False  # element by element, since layouts differ or one is broadcast
     blocks: int | None = None  # thread blocks of a reduction that has no more, such as one per group
+    parts: tuple[Work, ...] = ()  # kernels of several families that run one after another, each priced by its own
 
 
 Formula = Callable[[tuple[Any, ...], dict[str, Any], "tuple[Tensor, ...]"], Work]

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 
 from minimodels.config import Length, Strict
 
-Record = TypeVar("Record", bound="Options")
+Record = TypeVar("Record", bound=Strict)
 
 HERE = ("cuda", "cpu")  # devices that are measured; any other is simulated
 

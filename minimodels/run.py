@@ -100,8 +100,11 @@ def build(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
     seed: int = 0,
+    only: str | None = None,
 ) -> nn.ModuleDict:
     """Build the parts of an architecture with random weights, by section name, in evaluation mode.
+
+    only: the one part that is built.
 
     On `meta` nothing is allocated. Elsewhere weights are drawn so that activations stay of order one: zeros
     and NaNs would change a GPU's power and clocks.
@@ -111,7 +114,7 @@ def build(
     """
     device, dtype = device_of(device), dtype_of(dtype)
     with torch.device("meta"), NoInitialisation():
-        parts = nn.ModuleDict({name: make(part) for name, part in config.parts()})
+        parts = nn.ModuleDict({name: make(part) for name, part in config.parts() if only in (None, name)})
     parts.to(dtype).eval().requires_grad_(False)
     if device.type != "meta":
         parts.to_empty(device=device)

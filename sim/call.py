@@ -41,6 +41,7 @@ class Call:
     starts: bool = False  # the first call of an iteration
     growing: bool = False  # inside a loop whose key length grows from step to step
     l2: L2State = "cold"  # warm: run again and again on the same data, as benchmarks do
+    phase: str = "forward"  # of training: forward, backward, optimizer or communication
     tf32: bool = True  # a convolution in float32 may use the tensor cores, as torch lets it
 
 

@@ -33,6 +33,7 @@ class Datasheet(Strict):
     clock: PositiveFloat
     l2_bytes: PositiveInt
     power: PositiveFloat
+    link: PositiveFloat | None = Field(default=None, description="bytes/s each way to GPUs of its node, on NVLink")
     exps: PositiveInt = Field(default=16, description="exponentials per clock and compute unit; 16 on every GPU here")
     flops: dict[Literal["float32", "tf32", "float16", "bfloat16", "float8", "float4"], PositiveFloat]
 

@@ -25,6 +25,7 @@ BOUNDS = {
     "waves": "too few tiles fill the device",
     "launch": "the kernel starts",
     "host": "the device waits for the host",
+    "link": "the links between GPUs",
 }
 NOTE = (
     "±: the median error of such kernels on measurements kept out of the fit, larger where constants come from another "

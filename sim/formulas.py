@@ -1,10 +1,10 @@
 """What each operator does: FLOPs, bytes read and written, kernels launched. One formula per operator.
 
-The formulas stand in `formulas_matrix`, `formulas_memory` and `formulas_others`, their table here. FLOPs are
-2 x multiply-accumulates of matrix products, convolutions and attention; an operator that only moves, adds or normalises
-counts zero, as in torch's FlopCounterMode. Copies that torch makes inside an operator (non-contiguous input) are part
-of its bytes, launches and workspace. An operator without a formula gets `flops=None`: it is listed as unmodelled, never
-silently zero.
+The formulas stand in `formulas_matrix`, `formulas_memory`, `formulas_others` and, of what only training runs,
+`formulas_training`, their table here. FLOPs are 2 x multiply-accumulates of matrix products, convolutions and
+attention; an operator that only moves, adds or normalises counts zero, as in torch's FlopCounterMode. Copies that torch
+makes inside an operator (non-contiguous input) are part of its bytes, launches and workspace. An operator without a
+formula gets `flops=None`: it is listed as unmodelled, never silently zero.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from minimodels.kernels.work import OURS, Formula, Work
 from minimodels.sim import formulas_matrix as matrix
 from minimodels.sim import formulas_memory as memory
 from minimodels.sim.formulas_others import OTHERS
+from minimodels.sim.formulas_training import TRAINING
 from minimodels.sim.traffic import convolved_format, traffic
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
@@ -139,4 +140,5 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("exponential_", "normal_", "uniform_", "random_"), memory.fill),
     **OTHERS,
     **dict.fromkeys(("empty", "empty_like", "new_empty", "empty_strided", "promote_types", "detach_"), memory.nothing),
+    **TRAINING,
 }

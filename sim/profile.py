@@ -25,7 +25,7 @@ Category = Literal[
     "Attention", "Convolution", "Linear", "Norm", "Elementwise", "Embedding", "Memory", "Communication", "Other"
 ]
 CATEGORIES: tuple[str, ...] = Category.__args__  # type: ignore[attr-defined]
-Bound = Literal["tensor", "exp", "memory", "l2", "waves", "launch", "host"]
+Bound = Literal["tensor", "exp", "memory", "l2", "waves", "launch", "host", "link"]
 Provenance = Literal["measured", "calibrated", "datasheet"]
 
 

@@ -57,9 +57,7 @@ def simulate(config: Config, run: Run | None = None, progress: Advance = silent,
 
 def simulate_job(job: Job, run: Run, progress: Advance = silent, walks: Walks | None = None) -> Profile:
     """The predicted profile of a job; see `simulate`."""
-    device = devices.load(run.device)
-    if run.dtype not in device.datasheet.flops:
-        raise ValueError(f"{device.name} has no rate for {run.dtype}; it has {', '.join(device.datasheet.flops)}")
+    device = device_of(run)
     walk = _shared(job, run, device, progress, walks) if walks is not None else walk_job(job, run, device, progress)
     timings = predict(bucketed(walk.calls, run), device, run.mode)
     memory, weights = account(walk, run)
@@ -71,20 +69,42 @@ def simulate_job(job: Job, run: Run, progress: Advance = silent, walks: Walks | 
             source="simulated",
             config=job.config,
             run=job.record,
-            environment=Environment.model_validate({"torch": torch.__version__, "python": platform.python_version()}),
-            device=DeviceRecord(
-                name=device.name,
-                title=device.title,
-                memory_bytes=device.datasheet.memory_bytes,
-                bandwidth=device.datasheet.bandwidth,
-                peak_flops=max(device.peak_flops(rate_of(call.work.kernel, run.dtype, device)) for call in walk.calls),
-                provenance=device.constants.provenance,
-            ),
+            environment=environment(),
+            device=device_record(device, walk.calls, run.dtype),
             stages=stages(ops),
             memory=memory.finish(order, weights, device.datasheet.memory_bytes, RESERVE),
             ops=tuple(ops),
             calls=tuple(order),
         )
+
+
+def device_of(run: Run) -> devices.Device:
+    """The device of a run.
+
+    Raises:
+        ValueError: unknown device, or a dtype it lacks.
+    """
+    device = devices.load(run.device)
+    if run.dtype not in device.datasheet.flops:
+        raise ValueError(f"{device.name} has no rate for {run.dtype}; it has {', '.join(device.datasheet.flops)}")
+    return device
+
+
+def environment() -> Environment:
+    """What a prediction was made with."""
+    return Environment.model_validate({"torch": torch.__version__, "python": platform.python_version()})
+
+
+def device_record(device: devices.Device, calls: Sequence[Call], dtype: str) -> DeviceRecord:
+    """The device that calls are predicted for, and the highest rate of their kernels."""
+    return DeviceRecord(
+        name=device.name,
+        title=device.title,
+        memory_bytes=device.datasheet.memory_bytes,
+        bandwidth=device.datasheet.bandwidth,
+        peak_flops=max(device.peak_flops(rate_of(call.work.kernel, dtype, device)) for call in calls),
+        provenance=device.constants.provenance,
+    )
 
 
 def walk_config(config: Config, run: Run, device: devices.Device, progress: Advance = silent) -> Walk:
@@ -188,7 +208,7 @@ def merge(calls: Sequence[Call], timings: Sequence[Timing]) -> tuple[list[Op], l
     """
     groups: dict[Any, list[int]] = {}
     for index, call in enumerate(calls):
-        place = (call.stage, call.scope, call.steps, call.weight)
+        place = (call.stage, call.scope, call.phase, call.steps, call.weight)
         key = (*place, call.name, call.shapes, call.dtype, call.work, call.attention)
         groups.setdefault(key, []).append(index)
     order = [0] * len(calls)
@@ -212,6 +232,7 @@ def _op(call: Call, timings: Sequence[Timing]) -> Op:
         module=call.module,
         category=call.category,  # type: ignore[arg-type]
         name=call.name,
+        phase=call.phase,  # type: ignore[arg-type]
         shapes=call.shapes,
         dtype=call.dtype,
         weight=call.weight * count,

@@ -74,6 +74,8 @@ def rate_of(kernel: Kernel, dtype: str, device: Device) -> str:
 
 def _cost(work: Work, dtype: str, call: AttentionCall | None, l2: L2State, device: Device) -> Cost:
     """The device seconds of one execution; an operator's launches after the first are copies of its input."""
+    if work.parts:
+        return _in_turn([_cost(part, dtype, call, l2, device) for part in work.parts])
     match work.kernel:
         case "none":
             return FREE
@@ -105,9 +107,13 @@ def _math_cost(work: Work, dtype: str, device: Device) -> Cost:
     parts.append(Work("softmax", 0, size * batch * n * m, size * batch * n * m))
     read, written = sum(part.bytes_read for part in parts), sum(part.bytes_written for part in parts)
     passes = Work("elementwise", 0, work.bytes_read - read, work.bytes_written - written, work.launches - len(parts))
-    costs = [_cost(part, wide, None, "cold", device) for part in (*parts, passes)]
+    return _in_turn([_cost(part, wide, None, "cold", device) for part in (*parts, passes)])
+
+
+def _in_turn(costs: Sequence[Cost]) -> Cost:
+    """Kernels one after another; the longest says what bounds them."""
     longest = max(costs, key=lambda cost: cost.seconds)
-    return longest._replace(seconds=sum(cost.seconds for cost in costs), launches=work.launches)
+    return longest._replace(seconds=sum(cost.seconds for cost in costs), launches=sum(cost.launches for cost in costs))
 
 
 def _share(calls: Sequence[Call], chain: Sequence[int], costs: list[Cost], device: Device) -> None:

@@ -58,6 +58,7 @@ KERNELS = {
     "flash3": FLASH3,
     "flash3-varlen": FLASH3,  # as serving engines call it: sequences of different lengths, keys in pages
     "cudnn": Tiling(((256, 128),), 128, (64, 128, 192, 256)),
+    "cudnn-backward": Tiling(((256, 128),), 128, (64, 128, 192, 256), products=2.5),
     "efficient": CUTLASS,  # xformers
     "efficient-backward": CUTLASS._replace(products=2.5),
     "triton": Tiling(((256, 128),), 64, (16, 32, 48, 64, 80, 96, 128, 144, 160, 192, 256), 0.9),  # heads of two tiles

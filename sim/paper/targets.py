@@ -30,6 +30,7 @@ from minimodels.sim.paper import (
     sizes,
     taxonomy,
     temporal,
+    training,
 )
 from minimodels.sim.paper.result import Result, as_csv, score_row, scoreboard
 from minimodels.sim.paper.study import Study, settings
@@ -44,6 +45,7 @@ TARGETS: dict[str, Target] = {
     "fig3": diagrams.fig3,
     "fig4": quality.fig4,
     "fig5": roofline.fig5,
+    "fig6": training.fig6,
     "fig7": flash.fig7,
     "fig8": sequence.fig8,
     "fig9": sizes.fig9,
