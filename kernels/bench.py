@@ -1,9 +1,10 @@
 """Our kernels beside what torch offers, on calls of real models: time, rates, errors, percent of the card's ceilings.
 
 For each case (`case.Case`) the implementations are `ours`, `eager` (torch's own operators, as a model runs them
-without us), `compile` (those under torch.compile), and for attention `eager` with each of torch's kernels pinned.
-All go through the one protocol of `protocol`. What a call could take at best is its bytes at the rate of a copy or
-its FLOPs at the rate of a matrix product, whichever is longer; both rates are measured in the same run.
+without us), `compile` (those under torch.compile), and what `baselines` adds: torch's attention kernels one by one,
+other packages' where installed. All go through the one protocol of `protocol`. What a call could take at best is its
+bytes at the rate of a copy or its FLOPs at the rate of a matrix product, whichever is longer; both rates are measured
+in the same run.
 """
 
 from __future__ import annotations
@@ -13,24 +14,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from minimodels.kernels.case import Case
+from minimodels.kernels.baselines import OURS, ways
+from minimodels.kernels.case import Arguments, Case
 from minimodels.kernels.ceilings import Ceilings
 from minimodels.kernels.launch import triton
-from minimodels.kernels.operator import OPERATORS, Operator
-from minimodels.kernels.protocol import Timer, Trial, trial
+from minimodels.kernels.operator import Benched, every
+from minimodels.kernels.packages import MODULES, versions
+from minimodels.kernels.protocol import Timer, Trial, Way, trial
 from minimodels.kernels.work import Work
 
-COMPILE = "compile"
 IMPLAUSIBLE = 1.1  # of a ceiling: what exceeds it has not done the work
-PINNED = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "math": SDPBackend.MATH,
-}
+NO_MEMORY = "out of memory"
 FAILURES = (RuntimeError,) if triton is None else (RuntimeError, triton.TritonError)
+PACKAGE_FAILURES = (ValueError, AssertionError, AttributeError, ImportError)  # what packages say of calls, or lack
 Report = Callable[[str, int, int], None]
 
 
@@ -72,67 +69,44 @@ def bench(
     return rows
 
 
-def implementations(operator: Operator, work: Work) -> dict[str, Callable[..., Any]]:
-    """What is compared, by name."""
-    found: dict[str, Callable[..., Any]] = {
-        "ours": operator.call,
-        "eager": operator.eager,
-        COMPILE: _compiled(operator.eager),
-    }
-    if work.kernel == "attention":
-        found |= {name: _pinned(operator.eager, backend) for name, backend in PINNED.items()}
-    return found
-
-
-def _compiled(eager: Callable[..., Any]) -> Callable[..., Any]:
-    """`eager` compiled at its first call, for the sizes of that call."""
-    made: list[Callable[..., Any]] = []
-
-    def call(*args: Any) -> Any:
-        if not made:
-            torch._dynamo.reset()
-            made.append(torch.compile(eager, dynamic=False))
-        return made[0](*args)
-
-    return call
-
-
-def _pinned(eager: Callable[..., Any], backend: SDPBackend) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
-        with sdpa_kernel(backend):
-            return eager(*args)
-
-    return call
-
-
 @torch.no_grad()
 def _case(case: Case, timer: Timer, ceilings: Ceilings, repeats: int, compiled: bool) -> list[Row]:
-    operator = OPERATORS[case.operator]
+    operator = every()[case.operator]
     work = work_of(operator, case)
     bound = best(work, case.dtype, ceilings)[0]
     labels = (case.operator, case.title(), case.where, case.weight)
     try:
         arguments = case.make(timer.device)
     except torch.OutOfMemoryError:
-        return [Row(*labels, "ours", bound, note="out of memory")]
+        return [Row(*labels, OURS, bound, note=NO_MEMORY)]
     rows = []
-    for name, call in implementations(operator, work).items():
-        if name == COMPILE and not compiled:
-            continue
-        try:
-            found = trial(operator, call, arguments, timer, repeats, alike=name == "ours")
-        except torch.OutOfMemoryError:  # of the call or of its judge in float64
-            rows.append(Row(*labels, name, bound, note="out of memory"))
-        except FAILURES as error:  # torch's kernels say so of calls they cannot do; one of ours must do all
-            said = str(error).partition("\n")[0]
-            wrong = (f"raised: {said}",) if name == "ours" else ()
-            rows.append(Row(*labels, name, bound, wrong=wrong, note=said))
+    for name, way in ways(case.operator.partition("::")[2], operator, arguments.args, compiled).items():
+        told = way if isinstance(way, str) else _tried(name, way, operator, arguments, timer, repeats)
+        if isinstance(told, str):
+            wrong = (f"raised: {told}",) if name == OURS and told != NO_MEMORY else ()
+            rows.append(Row(*labels, name, bound, wrong=wrong, note=told))
         else:
-            rows.append(Row(*labels, name, bound, **_figures(found, work, case.dtype, ceilings)))
+            rows.append(Row(*labels, name, bound, **_figures(told, work, case.dtype, ceilings)))
     return rows
 
 
-def work_of(operator: Operator, case: Case) -> Work:
+def _tried(
+    name: str, way: Way, operator: Benched, arguments: Arguments, timer: Timer, repeats: int
+) -> Trial | str:  # fmt: skip
+    """A trial, or why there is none: torch's kernels say so of calls they cannot do; one of ours must do all."""
+    try:
+        return trial(operator, way, arguments, timer, repeats, alike=name == OURS)
+    except torch.OutOfMemoryError:  # of the call or of its judge in float64
+        return NO_MEMORY
+    except FAILURES as error:
+        return str(error).partition("\n")[0]
+    except PACKAGE_FAILURES as error:
+        if name not in MODULES:
+            raise
+        return str(error).partition("\n")[0]
+
+
+def work_of(operator: Benched, case: Case) -> Work:
     """FLOPs and bytes of a case, by the operator's formula."""
     arguments = case.make("meta").args
     result = operator.call(*arguments)
@@ -178,5 +152,11 @@ def _figures(found: Trial, work: Work, dtype: str, ceilings: Ceilings) -> dict[s
 
 
 def as_json(rows: Sequence[Row], ceilings: Ceilings) -> dict[str, Any]:
-    """The record of a run, without what it ran on."""
-    return {"schema": 1, "kind": "kernels", "ceilings": asdict(ceilings), "rows": [asdict(row) for row in rows]}
+    """The record of a run, without what it ran on; `packages`: which others could be compared with."""
+    return {
+        "schema": 1,
+        "kind": "kernels",
+        "ceilings": asdict(ceilings),
+        "packages": versions(),
+        "rows": [asdict(row) for row in rows],
+    }

@@ -84,9 +84,11 @@ def _cudnn_limit(target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor |
 
 
 def _efficient_limit(target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> str | None:
+    return "needs a GPU" if target == "cpu" else _efficient_call_limit(q)
+
+
+def _efficient_call_limit(q: Tensor) -> str | None:
     align = 8 if q.dtype in HALF else 4
-    if target == "cpu":
-        return "needs a GPU"
     if q.dtype not in (*HALF, torch.float32):
         return f"needs float16, bfloat16 or float32, not {_short(q.dtype)}"
     if q.shape[-1] % align:
@@ -107,6 +109,24 @@ def _triton_limit(target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor 
     if head_dim > 256:
         return f"head_dim is at most 256, not {head_dim}"
     return None
+
+
+def flash_attn_limit(q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> str | None:
+    """What the packages flash-attn and flash-attn-3 cannot do of a call on a GPU that they support.
+
+    Source: flash_attn/flash_attn_interface.py, csrc/flash_attn/flash_api.cpp: heads that are no multiple of 8 are
+    copied to ones that are; causal masks are aligned with the last key.
+    """
+    if q.dtype not in HALF:
+        return f"needs float16 or bfloat16, not {_short(q.dtype)}"
+    if q.shape[-1] % 8 or q.shape[-1] > 256:
+        return f"head_dim is a multiple of 8 up to 256, not {q.shape[-1]}"
+    return "takes no bias" if bias is not None else _grid_limit(q)
+
+
+def xformers_limit(q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> str | None:
+    """What xformers cannot do of a call on a GPU; biases it wants aligned, in rows of a multiple of 8."""
+    return "bias: it takes aligned ones only" if bias is not None else _efficient_call_limit(q)
 
 
 def _grid_limit(q: Tensor) -> str | None:

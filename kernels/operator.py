@@ -48,16 +48,60 @@ class Operator:
     work: Formula
     trains: bool
 
+    @property
+    def schema(self) -> torch._C.FunctionSchema:
+        """What torch knows of its arguments."""
+        return self.call._schema
 
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """Several operators, of torch's and ours, that stand for two of torch's: to a benchmark, an operator.
+
+    prepare: what `run` takes of the schema's arguments, made once when a run is prepared, as folded weights are. All
+    other functions take the schema's arguments; see `Operator`.
+    """
+
+    schema: torch._C.FunctionSchema
+    prepare: Callable[..., tuple[Any, ...]]
+    run: Callable[..., Any]
+    reference: Callable[..., Any]
+    eager: Callable[..., Any]
+    work: Formula
+
+    def call(self, *args: Any) -> Any:
+        """Prepare and run."""
+        return self.run(*self.prepare(*args))
+
+
+Benched = Operator | Composite
+COMPOSITES: dict[str, Composite] = {}
+"""By name, as `OPERATORS`."""
 OPERATORS: dict[str, Operator] = {}
 """By name, "minimodels::name"; those whose module was imported: `every` imports all."""
 
 
-def every() -> dict[str, Operator]:
-    """All operators of ours, every module of this package being imported."""
+def every() -> dict[str, Benched]:
+    """All operators and composites of ours, every module of this package being imported."""
     for module in iter_modules(import_module("minimodels.kernels").__path__):
         import_module(f"minimodels.kernels.{module.name}")
-    return OPERATORS
+    return OPERATORS | COMPOSITES
+
+
+def compose(
+    schema: str,
+    *,
+    prepare: Callable[..., tuple[Any, ...]],
+    run: Callable[..., Any],
+    reference: Callable[..., Any],
+    eager: Callable[..., Any],
+    work: Formula,
+) -> Composite:
+    """Make a composite known by its `schema` ("name(Tensor x, ...) -> Tensor"); see `Composite`."""
+    name = f"{NAMESPACE}::{schema.partition('(')[0]}"
+    known = torch._C.parse_schema(f"{NAMESPACE}::{schema}")
+    COMPOSITES[name] = Composite(known, prepare, run, reference, eager, work)
+    return COMPOSITES[name]
 
 
 def define(

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from minimodels.kernels.case import Arguments, copied
-from minimodels.kernels.operator import Operator
+from minimodels.kernels.operator import Benched
 
 WARMUPS = 3
 JUDGED = 3  # timed calls of a trial
@@ -114,6 +114,27 @@ class CpuTimer:
         return (time.perf_counter() - begin) / calls
 
 
+def _as_given(*args: Any) -> tuple[Any, ...]:
+    return args
+
+
+def _as_returned(result: Any) -> Any:
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to do a call of an operator: only `call` is timed.
+
+    arrange: what `call` takes, of the operator's arguments: another layout, weights prepared. restore: the operator's
+    results, of what `call` returns. Layouts that are views of one another cost nothing, so most need neither.
+    """
+
+    call: Callable[..., Any]
+    arrange: Callable[..., tuple[Any, ...]] = _as_given
+    restore: Callable[[Any], Any] = _as_returned
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """What came of timing one implementation: seconds; `error` and that of torch's operators, largest difference to
@@ -131,9 +152,9 @@ class Trial:
 class Judge:
     """Knows what a call of an operator on given arguments must come to."""
 
-    def __init__(self, operator: Operator, arguments: Arguments, alike: bool) -> None:
+    def __init__(self, operator: Benched, arguments: Arguments, alike: bool) -> None:
         self._operator, self._arguments = operator, arguments
-        schema = operator.call._schema.arguments
+        schema = operator.schema.arguments
         seeded = any(a.name == "seed" and x is not None for a, x in zip(schema, arguments.args, strict=True))
         self._other_noise = seeded and not alike
         self._written = [a.alias_info is not None and a.alias_info.is_write for a in schema][: len(arguments.args)]
@@ -198,17 +219,17 @@ def _bits(x: Tensor) -> Tensor:
 
 
 def trial(
-    operator: Operator, call: Callable[..., Any], arguments: Arguments, timer: Timer, repeats: int = 20,
-    alike: bool = True,
-) -> Trial:  # fmt: skip
-    """Time `call`, an implementation of `operator`, on `arguments`; alike: a seed gives it the reference's noise."""
-    judge, args = Judge(operator, arguments, alike), arguments.args
+    operator: Benched, way: Way, arguments: Arguments, timer: Timer, repeats: int = 20, alike: bool = True
+) -> Trial:
+    """Time `way`, an implementation of `operator`, on `arguments`; alike: a seed gives it the reference's noise."""
+    judge, args, call = Judge(operator, arguments, alike), arguments.args, way.call
     arguments.refill()
+    given = way.arrange(*args)
     for _ in range(WARMUPS):
-        result = call(*args)
+        result = call(*given)
     spoil = [(x.shape, x.stride(), x.dtype) for x in ([result] if isinstance(result, Tensor) else result or ())]
     del result
-    host = timer.host(lambda: call(*args), HOST_CALLS)
+    host = timer.host(lambda: call(*given), HOST_CALLS)
     judged = {*random.sample(range(repeats), min(JUDGED, repeats)), repeats - 1}
     seconds, wrong, error, eager_error = [], {}, 0.0, 0.0
     for number in range(repeats):
@@ -216,15 +237,16 @@ def trial(
         kept: list[Tensor] = []
         if number in judged:
             judge.prepare()
+        given = way.arrange(*args)
         _spoil(spoil, timer.device)
         timer.flush()
         keep = number in judged
 
         def after(result: Any, kept: list[Tensor] = kept, keep: bool = keep) -> None:
             if keep:
-                kept += [x.clone() for x in judge.outputs(result, args)]
+                kept += [x.clone() for x in judge.outputs(way.restore(result), args)]
 
-        seconds.append(timer.once(lambda: call(*args), after))
+        seconds.append(timer.once(lambda given=given: call(*given), after))
         if keep:
             ours, theirs, reasons = judge.verdict(kept)
             error, eager_error = max(error, ours), max(eager_error, theirs)

@@ -17,7 +17,7 @@ from torch import nn
 
 from minimodels.kernels.bench import work_of
 from minimodels.kernels.case import Case
-from minimodels.kernels.operator import OPERATORS, every
+from minimodels.kernels.operator import every
 from minimodels.kinds import KINDS, Config
 from minimodels.run import Run
 from minimodels.sim import device as devices
@@ -131,5 +131,5 @@ def select(cases: Iterable[Case], kernels: Sequence[str], most: int) -> list[Cas
 
 def least_seconds(case: Case) -> float:
     """What one call takes at best on a large GPU, to weigh calls."""
-    work = work_of(OPERATORS[case.operator], case)
+    work = work_of(every()[case.operator], case)
     return max((work.bytes_read + work.bytes_written) / BANDWIDTH, (work.flops or 0) / RATE)

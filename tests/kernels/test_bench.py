@@ -17,7 +17,7 @@ from minimodels.kernels.bench import Row, as_json, bench, best, implausible, wor
 from minimodels.kernels.case import Case
 from minimodels.kernels.ceilings import Ceilings, measure_ceilings
 from minimodels.kernels.operator import OPERATORS, Operator, every
-from minimodels.kernels.protocol import CpuTimer, Trial, trial
+from minimodels.kernels.protocol import CpuTimer, Trial, Way, trial
 from tests.kernels.all_cases import LARGE, MODULES, SMALL, large, operator, small
 
 NAME = "minimodels::temporal_attention"
@@ -32,7 +32,7 @@ def _case(dtype: torch.dtype = torch.float32) -> Case:
 def _trial(call: Callable[..., Any], case: Case | None = None) -> Trial:
     with torch.no_grad():
         case = case or _case()
-        return trial(OPERATORS[case.operator], call, case.make("cpu"), CpuTimer(1 << 16), 20)
+        return trial(OPERATORS[case.operator], Way(call), case.make("cpu"), CpuTimer(1 << 16), 20)
 
 
 def honest(*args: Any) -> Tensor:
@@ -180,7 +180,7 @@ def test_an_argument_that_is_to_be_written_is_judged_as_a_result(written: bool) 
     )  # fmt: skip
     case = Case.of(name, (torch.zeros(3, 5), torch.zeros(1, 5)))
     with torch.no_grad():
-        found = trial(made, append if written else forget, case.make("cpu"), CpuTimer(1 << 12), 20)
+        found = trial(made, Way(append if written else forget), case.make("cpu"), CpuTimer(1 << 12), 20)
     assert (found.wrong == ()) == written
 
 
