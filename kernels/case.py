@@ -9,7 +9,7 @@ them so. Contents are drawn: normal floats, integers of 0 and 1 (indices into an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,10 @@ class Case:
             dtype = str(x.dtype).removeprefix("torch.")
             given.append(View(tuple(x.shape), x.stride(), dtype, numbers[storage._cdata], x.storage_offset()))
         return cls(operator, tuple(given), tuple(storages))
+
+    def also(self, where: str) -> Case:
+        """The case with one more place where it is called."""
+        return replace(self, where=", ".join(filter(None, [self.where, where])))
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 """What `minibench bench` writes and shows: our kernels beside torch's, on calls of real models.
 
-A record is JSON: what it ran on, the ceilings measured in the same run, and a row per implementation and call
-(`kernels.bench.Row`). `results/GPU/kernels-*.json` hold those of a GPU, one per kernel; tables come from these files.
+A record is JSON: what it ran on, the ceilings measured in the same run, which other packages were there, and a row per
+implementation and call (`kernels.bench.Row`). `results/GPU/kernels-*.json` hold those of a GPU, one per kernel; tables
+and verdicts on goals (`bench_verdicts`) come from these files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -20,10 +21,14 @@ from minimodels.sim import units
 from minimodels.sim.cells import table_of
 from minimodels.sim.files import read
 
+if TYPE_CHECKING:
+    from minimodels.kernels.case import Case
+
 RESULTS = Path(minimodels.__file__).resolve().parent.parent / "results"
 NOT_YET = "not measured yet"
 SHORT = {"memory": "copy", "tensor": "matmul", "launch": "launch"}  # which ceiling
-OTHERS = ("flash", "efficient", "cudnn", "math")
+TORCHS = ("flash", "efficient", "cudnn", "math")
+OWN_COLUMN = ("ours", "eager", "compile", *TORCHS)
 
 
 def has_gpu() -> bool:
@@ -40,7 +45,7 @@ def run(kernels: Sequence[str], shapes: Path | None, quick: bool, progress: Any)
     quick: one call per kernel.
 
     Raises:
-        ValueError: no such kernel, or the file is no profile.
+        ValueError: no such kernel, the file is no profile, or its model calls none of the kernels.
     """
     import torch
 
@@ -48,15 +53,18 @@ def run(kernels: Sequence[str], shapes: Path | None, quick: bool, progress: Any)
     from minimodels.kernels.ceilings import measure_ceilings
     from minimodels.kernels.protocol import CudaTimer
     from minimodels.sim import bench_cases
-    from minimodels.sim.bench_goals import goals
+    from minimodels.sim.bench_goals import goals, marked
     from minimodels.sim.environment import environment, memory_bytes
 
     bench_cases.select([], kernels, 1)  # a wrong name is told before minutes of work
     found = bench_cases.of_profile(shapes, progress) if shapes else bench_cases.of_suite(progress)
     cases = bench_cases.select(found, kernels, 1 if quick else 3)
-    if not (shapes or quick):
-        known = {case.key for case in cases}
-        cases += [case for case in goals(kernels) if case.key not in known]
+    if not shapes:
+        known = {case.operator for case in cases}
+        more = goals(kernels)
+        cases = marked(cases, _first([case for case in more if case.operator not in known]) if quick else more)
+    if not cases:
+        raise ValueError(f"{shapes}: its model makes no call of {', '.join(kernels) or 'our kernels'}")
     timer = CudaTimer()
     ceilings = measure_ceilings(timer)
     rows = bench(cases, timer, ceilings, 20 if quick else 50, progress)
@@ -69,6 +77,11 @@ def run(kernels: Sequence[str], shapes: Path | None, quick: bool, progress: Any)
         facts["triton"] = triton.__version__
     facts["device"] = torch.cuda.get_device_name(timer.device)
     return as_json(rows, ceilings) | {"environment": facts}
+
+
+def _first(cases: Sequence[Case]) -> list[Case]:
+    """The first case of each operator."""
+    return list({case.operator: case for case in reversed(cases)}.values())
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -87,11 +100,18 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def shown(folder: Path = RESULTS) -> RenderableType:
-    """The tables of every GPU measured so far."""
+    """The tables of every GPU measured so far, and which goals each meets; without any, the goals."""
+    from minimodels.sim import bench_verdicts as verdicts
+
     files = sorted(folder.glob("*/kernels*.json"))
     if not files:
-        return Text(f"kernels on a GPU: {NOT_YET}")
-    return Group(*(part for path in files for part in (report(load(path)), Text())))
+        return Group(Text(f"kernels on a GPU: {NOT_YET}"), Text(), verdicts.report(verdicts.judged([])))
+    parts: list[RenderableType] = []
+    for gpu, paths in groupby(files, key=lambda path: path.parent):
+        records = [load(path) for path in paths]
+        parts += [part for record in records for part in (tables(record), Text())]
+        parts += [verdicts.report(verdicts.judged(records, gpu)), Text()]
+    return Group(*parts)
 
 
 def failures(record: Mapping[str, Any]) -> list[str]:
@@ -104,11 +124,18 @@ def failures(record: Mapping[str, Any]) -> list[str]:
 
 
 def report(record: Mapping[str, Any]) -> Group:
-    """A record as tables: one line per call of a kernel, the others' times beside ours."""
+    """A record as tables, and which goals it meets."""
+    from minimodels.sim import bench_verdicts as verdicts
+
+    return Group(tables(record), Text(), verdicts.report(verdicts.judged([record])))
+
+
+def tables(record: Mapping[str, Any]) -> Group:
+    """One line per call of a kernel, the others' times beside ours."""
     parts: list[RenderableType] = [Text(line) for line in _heading(record)]
     for operator, rows in groupby(record["rows"], key=lambda row: row["operator"]):
         parts += [Text(), Text(operator.partition("::")[2], style="bold")]
-        table = table_of("Call", "Ours", "Ceiling", "Rate", "Host", "eager", "compile", "SDPA", "Error")
+        table = table_of("Call", "Ours", "Ceiling", "Rate", "Host", "eager", "compile", "SDPA", "Others", "Error")
         for _, same in groupby(rows, key=lambda row: (row["case"], row["where"])):
             table.add_row(*_cells({row["implementation"]: row for row in same}))
         parts.append(table)
@@ -130,9 +157,21 @@ def _heading(record: Mapping[str, Any]) -> list[str]:
         f"{facts['device']}{power}: MEASURED with {versions}",
         f"ceilings: copy {copy} (in L2 {near}), matmul {matmul}",
         f"a launch: {units.seconds(ceilings['launch'])}, host {hosts}",
+        *_packages(record["packages"]),
         "Ours: median time, L2 flushed. Ceiling: how much of it is reached. eager, compile, SDPA (the fastest",
-        "of torch's kernels): how many times as long. Error: largest to float64, over that of eager.",
+        "of torch's kernels in its own layout), Others (the fastest of other packages, flex_attention and",
+        "rearranging to conv1d): how many times as long. Error: largest to float64, over that of eager.",
     ]
+
+
+def _packages(found: Mapping[str, str]) -> list[str]:
+    """What other packages there were; what there was not, in a line of its own."""
+    from minimodels.kernels.packages import MISSING
+
+    there = [f"{name} {version}" for name, version in found.items() if version != MISSING]
+    missing = [name for name, version in found.items() if version == MISSING]
+    lines = [f"others: {', '.join(there)}"] if there else []
+    return lines + ([f"{MISSING}: {', '.join(missing)}"] if missing else [])
 
 
 def _cells(by: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -140,10 +179,12 @@ def _cells(by: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ours = by["ours"]
     name = "\n".join([ours["case"], *filter(None, [ours["where"].partition(",")[0]])])
     if ours["seconds"] is None or ours["wrong"]:
-        return [name, "WRONG" if ours["wrong"] else ours["note"], *[units.UNKNOWN] * 7]
+        return [name, "WRONG" if ours["wrong"] else ours["note"], *[units.UNKNOWN] * 8]
     rate = units.si(ours["flops"], "FLOP/s") if ours["bound"] == "tensor" else units.si(ours["bandwidth"], "B/s")
-    fused = [t for t in (_seconds(by.get(other)) for other in OTHERS) if t is not None]
-    ratios = [_seconds(by.get("eager")), _seconds(by.get("compile")), min(fused, default=None)]
+    from minimodels.kernels.baselines import REARRANGED
+
+    others = [name for name in by if name not in OWN_COLUMN and not name.startswith(REARRANGED)]
+    ratios = [_fastest(by, names) for names in (["eager"], ["compile"], TORCHS, others)]
     return [
         name,
         units.seconds(ours["seconds"]),
@@ -155,5 +196,7 @@ def _cells(by: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _seconds(row: Mapping[str, Any] | None) -> float | None:
-    return None if row is None or row["wrong"] else row["seconds"]
+def _fastest(by: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> float | None:
+    """Seconds of the fastest of some implementations that is right."""
+    rows = [by[name] for name in names if name in by and not by[name]["wrong"]]
+    return min((row["seconds"] for row in rows if row["seconds"] is not None), default=None)

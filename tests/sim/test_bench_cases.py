@@ -17,7 +17,7 @@ from minimodels.cli import main
 from minimodels.kernels.bench import as_json, bench, work_of
 from minimodels.kernels.case import Case
 from minimodels.kernels.ceilings import Ceilings
-from minimodels.kernels.operator import OPERATORS
+from minimodels.kernels.operator import every
 from minimodels.kernels.protocol import CpuTimer
 from minimodels.run import Run
 from minimodels.sim import bench_cases, bench_report
@@ -97,7 +97,9 @@ def _text(what: Any) -> str:
 
 
 def test_a_record_is_shown_as_it_was_written(record: dict[str, Any], tmp_path: Path) -> None:
-    assert _text(bench_report.shown(tmp_path)) == "kernels on a GPU: not measured yet\n"
+    first, *goals_asked = _text(bench_report.shown(tmp_path)).splitlines()
+    assert first == "kernels on a GPU: not measured yet"
+    assert [line for line in goals_asked[3:] if not line.rstrip().endswith("not measured")] == []
     (tmp_path / "some-gpu").mkdir()
     (tmp_path / "some-gpu" / "kernels.json").write_text(json.dumps(record))
     text = _text(bench_report.shown(tmp_path))
@@ -136,10 +138,10 @@ def test_sizes_that_goals_are_set_at_are_cases_whose_work_is_known() -> None:
     cases = goals()
     assert {case.operator.partition("::")[2] for case in goals(["flash_attention"])} == {"flash_attention"}
     assert len({case.key for case in cases}) == len(cases)
-    works = {case.operator: work_of(OPERATORS[case.operator], case) for case in cases}
+    works = {case.operator: work_of(every()[case.operator], case) for case in cases}
     assert all(work.bytes_read > 0 for work in works.values())
-    caches = [work_of(OPERATORS[c.operator], c).bytes_read for c in goals(["decode_attention"])]
+    caches = [work_of(every()[c.operator], c).bytes_read for c in goals(["decode_attention"])]
     assert min(caches) >= 64e6, "more than what the L2 cache holds"
     frames = [case.views()[0].shape[3] for case in goals(["temporal_attention"])]
-    assert frames == [8, 16, 32]
+    assert sorted(frames) == [8, 16, 32, 64]
     assert {case.views()[0].shape[-1] for case in goals(["flash_attention"])} == {40, 64, 80, 128, 160}
