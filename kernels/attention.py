@@ -11,6 +11,8 @@ softmax(q k^T * scale + bias) v, with q (*batch, heads, n, d), k and v (*batch, 
 
 - `triton` are our own kernels where their limits allow, then as `flash`. On a CPU their reference in plain torch
   runs, and is recorded as `reference`.
+- `flash-attn` is the package of that name where it is installed; a walk predicts it without, as the flash kernel that
+  it is. It is pinned, as if its name had a "!".
 
 The backend is a property of the run: `with attention_backend("flash"): ...`; limits stand in `limits`.
 """
@@ -53,6 +55,8 @@ def attention(
             from minimodels.kernels.our_attention import attend  # Triton takes 0.2 s to import
 
             return attend(q, k, v, causal, bias, scale)
+        if backend == "flash-attn":
+            return _packaged(q, k, v, causal, scale)
         return _fused(backend, q, k, v, causal, bias, scale)
 
 
@@ -154,6 +158,18 @@ def _fused(backend: str, q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Te
     grouped = q.shape[-3] != k.shape[-3]
     with sdpa_kernel(KERNELS[backend]):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal, scale=scale, enable_gqa=grouped)
+    return out if len(batch) == 1 else out.reshape(*batch, *out.shape[-3:])
+
+
+def _packaged(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Tensor:
+    """The package flash-attn, which aligns a causal mask with the last key, as `attention` does."""
+    from minimodels.kernels.our_attention import beside
+    from minimodels.kernels.package_attention import flash_attn
+
+    batch = q.shape[:-3]
+    if len(batch) != 1:
+        q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
+    out = flash_attn(*(beside(x) for x in (q, k, v)), causal, scale)
     return out if len(batch) == 1 else out.reshape(*batch, *out.shape[-3:])
 
 

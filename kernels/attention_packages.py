@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from minimodels.kernels.packages import load
@@ -60,23 +61,15 @@ def with_cache(
     return (found[0] if isinstance(found, tuple) else found).transpose(1, 2)
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float) -> Tensor:
-    """torch's flex_attention as it runs without torch.compile: unfused."""
-    return flex_masked(q, k, v, bias, flex_mask(q, k, causal), scale)
-
-
-def flex_mask(q: Tensor, k: Tensor, causal: bool) -> Any:
-    """The causal mask that flex_attention takes, by blocks, the last query seeing all; None without one."""
+def flex_mask(n: int, m: int, device: torch.device) -> Any:
+    """The causal mask of n queries and m keys that flex_attention takes, by blocks, the last query seeing all."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    if not causal:
-        return None
-    n, m = q.shape[2], k.shape[2]
-    return create_block_mask(lambda b, head, query, key: key <= query + (m - n), None, None, n, m, device=str(q.device))
+    return create_block_mask(lambda b, head, query, key: key <= query + (m - n), None, None, n, m, device=str(device))
 
 
 def flex_masked(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, block_mask: Any, scale: float) -> Tensor:
-    """`flex` with its mask made: what torch.compile makes one kernel of on a GPU."""
+    """torch's flex_attention, of which torch.compile makes one kernel on a GPU; unfused as it is."""
     from torch.nn.attention.flex_attention import flex_attention
 
     added = None if bias is None else _added(bias.expand(*q.shape[:3], k.shape[2]))

@@ -15,8 +15,14 @@ from functools import cache
 
 import torch
 
+from minimodels.kernels.packages import MISSING, installed
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton runs its kernels on CPU tensors
-BACKENDS = ("sdpa", "baseline", "flash", "flash!", "efficient", "efficient!", "cudnn", "cudnn!", "triton", "triton!")
+BACKENDS = (
+    "sdpa", "baseline", "flash", "flash!", "efficient", "efficient!", "cudnn", "cudnn!", "triton", "triton!",
+    "flash-attn",
+)  # fmt: skip
+PACKAGES = ("flash-attn",)  # backends that are packages of that name
 KERNELS = ("torch", "triton")
 
 
@@ -44,13 +50,18 @@ def ours() -> bool:
 
 @contextmanager
 def attention_backend(name: str, target: str | None = None) -> Iterator[None]:
-    """Run every `attention()` inside with backend `name`; `target` decides on `meta` tensors.
+    """Run every `attention()` inside with backend `name`; `target` decides on `meta` tensors, where nothing runs.
 
     Raises:
-        ValueError: there is no such backend.
+        ValueError: there is no such backend, or, without a target, it is a package that is not installed.
     """
     if name not in BACKENDS:
         raise ValueError(f"unknown attention backend {name!r}; allowed: {', '.join(BACKENDS)}")
+    if name in PACKAGES and target is None and not installed(name):
+        raise ValueError(
+            f"attention backend {name!r} needs the package {name}, which is {MISSING} here; of torch's own, flash is "
+            "the same kernel"
+        )
     with _chosen(replace(_choice, attention=name, target=target or _choice.target)):
         yield
 

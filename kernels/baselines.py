@@ -89,7 +89,8 @@ def _attention(
 
     def with_mask(*args: Any) -> tuple[Any, ...]:
         given = arrange(*args)
-        return *given, others.flex_mask(given[0], given[1], causal), scale
+        mask = others.flex_mask(q.shape[-2], k.shape[-2], q.device) if causal else None
+        return *given, mask, scale
 
     def restore(found: Tensor) -> Tensor:
         return found.unflatten(0, q.shape[:2])

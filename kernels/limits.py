@@ -17,7 +17,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def resolve(name: str, target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> str:
-    """The kernel that will run: baseline, flash, efficient, cudnn, math, triton or reference.
+    """The kernel that will run: baseline, flash, efficient, cudnn, math, triton, reference or flash-attn.
 
     Raises:
         ValueError: a pinned backend cannot do the call; the message names the limit and the value.
@@ -136,12 +136,21 @@ def _grid_limit(q: Tensor) -> str | None:
     return None
 
 
+def _flash_attn_limit(target: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> str | None:
+    if target == "cpu":
+        return "needs a GPU"
+    if target in ("sm70", "sm75"):
+        return f"needs sm80 or newer, not {target}"
+    return flash_attn_limit(q, k, causal, bias)
+
+
 Limit = Callable[[str, Tensor, Tensor, bool, "Tensor | None"], "str | None"]
 LIMITS: dict[str, Limit] = {
     "flash": _flash_limit,
     "efficient": _efficient_limit,
     "cudnn": _cudnn_limit,
     "triton": _triton_limit,
+    "flash-attn": _flash_attn_limit,
     "math": lambda target, q, k, causal, bias: None,
     "reference": lambda target, q, k, causal, bias: None,
 }

@@ -13,7 +13,7 @@ FlopCounterMode, a walk, and torch.profiler:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
@@ -126,11 +126,26 @@ def define(
             run(launch)
         return result
 
+    on_cpu = kernel if INTERPRETED else reference
+    operator = register(schema, {"CUDA": Remembered(plan), "CPU": on_cpu}, fake, work, backward, save)
+    OPERATORS[operator._schema.name] = Operator(operator, plan, reference, eager, work, backward is not None)
+    return operator
+
+
+def register(
+    schema: str,
+    kernels: Mapping[str, Callable[..., Any]],
+    fake: Callable[..., Any],
+    work: Formula,
+    backward: Callable[..., Any] | None = None,
+    save: Callable[..., None] | None = None,
+) -> torch._ops.OpOverload:
+    """Make an operator known to torch, to walks and to FlopCounterMode; kernels: by dispatch key."""
     name = schema.partition("(")[0]
     full = f"{NAMESPACE}::{name}"
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
-    LIBRARY.impl(name, Remembered(plan), "CUDA")
-    LIBRARY.impl(name, kernel if INTERPRETED else reference, "CPU")
+    for key, kernel in kernels.items():
+        LIBRARY.impl(name, kernel, key)
     torch.library.register_fake(full, fake, lib=LIBRARY)
     packet = getattr(getattr(torch.ops, NAMESPACE), name)
     operator = packet.default
@@ -139,7 +154,6 @@ def define(
     else:
         torch.library.register_autograd(full, backward, setup_context=save, lib=LIBRARY)
     OURS[full] = work
-    OPERATORS[full] = Operator(operator, plan, reference, eager, work, backward is not None)
 
     @register_flop_formula(packet, get_raw=True)
     def _(*args: Any, out_val: Any, **kwargs: Any) -> int:

@@ -16,8 +16,8 @@ DEVICE = (
 HOW = (
     click.option("--attention", metavar="BACKEND", default="sdpa", show_default=True,
                  help="sdpa (torch chooses), baseline (the matrix is written out), flash, efficient, cudnn, or "
-                 "triton (ours); "
-                 "with ! the kernel is pinned and a call it cannot do is an error."),
+                 "triton (ours); with ! the kernel is pinned and a call it cannot do is an error, as it is of "
+                 "flash-attn, the package."),
     click.option("--kernels", metavar="torch|triton", default="torch", show_default=True,
                  help="Kernels of all other operators: torch's, or ours in Triton where there is one."),
     click.option("--layout", metavar="contiguous|channels-last", default="contiguous", show_default=True,
