@@ -61,18 +61,19 @@ def _operators(profile: Profile) -> Table:
     for reason in reasons(profile.ops, MOST):
         error = "-" if reason.op.error is None else units.percent(reason.op.error)
         share = units.percent(reason.seconds / whole) if whole else "-"
-        table.add_row(share, units.seconds(reason.seconds), error, f"{_what(reason)}\n{_why(reason)}")
+        table.add_row(share, units.seconds(reason.seconds), error, f"{what(reason)}\n{why(reason)}")
     return table
 
 
-def _what(reason: Reason) -> str:
+def what(reason: Reason) -> str:
+    """Where it is, its name, the shapes of its first arguments, how often it runs."""
     op = reason.op
     shapes = " ".join("x".join(map(str, shape)) or "1" for shape in op.shapes[:2])
     role = f" {op.attention.role}" if op.attention else ""
     return f"{reason.stage}: {op.name.removeprefix('aten::')}{role} {shapes}, {units.count(reason.executions)} times"
 
 
-def _why(reason: Reason) -> str:
+def why(reason: Reason) -> str:
     """What bounds it, how much of that it uses, its tiles, and where the numbers come from."""
     op, parts = reason.op, []
     said = BOUNDS.get(op.bound or "", "why is not recorded")

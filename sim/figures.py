@@ -44,15 +44,19 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         ValueError: the extension is unknown, or the file cannot be written.
     """
+    check_extension(path)
+    write_whole(path, drawn(figure, Path(path).suffix.lower().removeprefix(".")))
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """`figure` as png, svg or pdf; the same figure gives the same bytes."""
     import matplotlib
 
-    check_extension(path)
-    kind = Path(path).suffix.lower().removeprefix(".")
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     data = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "minimodels"}):
         figure.savefig(data, format=kind, dpi=160, metadata=dates)
-    write_whole(path, data.getvalue())
+    return data.getvalue()
 
 
 def new_figure(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:

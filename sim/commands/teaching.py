@@ -1,18 +1,21 @@
-"""The commands that teach: how a model works, one inference at a time.
+"""The commands that teach: how a model works, one inference at a time, and a page about it.
 
 As in `cli`, everything heavy is imported inside the commands.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
 
+from minimodels.sim.commands.options import LENGTHS, model_options, simulation_options
 from minimodels.sim.commands.printing import printed
 
 
 @click.command()
-@click.argument("name")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a number of the architecture.")
+@model_options
 @click.option("--device", default="a100-80gb", show_default=True, metavar="NAME", help="The GPU that is simulated.")
 @click.option("--attention", metavar="BACKEND", default="sdpa", show_default=True, help="As in `profile`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -36,4 +39,44 @@ def tour(name: str, overrides: tuple[str, ...], device: str, attention: str, as_
     printed(tour_table.as_json(found) if as_json else tour_table.report(found))
 
 
-COMMANDS = (tour,)
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME|PROFILE...")
+@click.option("--device", default="a100-80gb", show_default=True, metavar="NAME", help="The GPU that names and configs "
+              "are simulated on.")  # fmt: skip
+@simulation_options
+@click.option("--out", type=click.Path(path_type=Path), default="report.html", show_default=True, help="The page.")
+def report(names: tuple[str, ...], device: str, out: Path, **options: Any) -> None:
+    """One page, without network, about architectures (names, .toml files) or profiles (.json, from `profile --out`).
+
+    What it is made of, where its time goes and why, memory, and of architectures what would change it.
+    """
+    from minimodels import loader
+    from minimodels.options import HERE, check
+    from minimodels.sim import device as devices
+    from minimodels.sim import files
+    from minimodels.sim.profile import Profile
+    from minimodels.sim.progress import bar
+
+    if device in ("auto", *HERE):
+        raise ValueError(f"--device {device}: a report simulates; `profile --out` measures, and its file can be given")
+    files.check_distinct([out], [Path(name) for name in names if Path(name).suffix in (".json", ".toml")])
+    files.check_writable(out)
+    devices.load(device)
+    lengths = {key: options.pop(key) for key in LENGTHS}
+    check(**options)
+    given = [
+        Profile.load(Path(name)) if Path(name).suffix == ".json" else loader.load(name, (), lengths) for name in names
+    ]
+    from minimodels.run import make_run
+    from minimodels.sim.report import profile as reports
+
+    run = make_run(**options, device=device)
+    with bar("Report") as progress:
+        subjects = [
+            reports.Subject(one) if isinstance(one, Profile) else reports.subject(one, run, progress) for one in given
+        ]
+        reports.write(subjects, out)
+    click.echo(f"{out} is written: open it in a browser.")
+
+
+COMMANDS = (tour, report)

@@ -166,7 +166,11 @@ def fig7(study: Study) -> Result:
 
 def _fig7_figure(pairs: dict[str, tuple[Profile, Profile]]) -> Any:
     made, panels = figure(
-        *(Panel(f"Time by category, {reading}: normalised to the baseline") for reading in views.READINGS), height=3.6
+        *(
+            Panel(f"Time by category, {reading}: left with attention written out, right with FlashAttention")
+            for reading in views.READINGS
+        ),
+        height=3.6,
     )
     present = set[str]()
     for axes, reading in zip(panels, views.READINGS, strict=True):

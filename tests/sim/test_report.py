@@ -1,132 +1,155 @@
-"""Reports as one HTML file: nothing of a config is markup, nothing is loaded, pictures keep to themselves."""
+"""The report: one page that loads nothing, says what the profile says, and runs no word of a config as HTML."""
 
 from __future__ import annotations
 
-import io
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from itertools import groupby
 from pathlib import Path
-from xml.etree import ElementTree
 
-import matplotlib
 import pytest
-from matplotlib.figure import Figure
+import torch
+from click.testing import CliRunner
+from torch import nn
 
-from minimodels.sim.paper import report, targets
-from minimodels.sim.paper.result import Result, Score, score_row, scoreboard
-from minimodels.sim.paper.study import Study, of_device
-from minimodels.sim.report.page import inline_svg
+import minimodels
+from minimodels import loader
+from minimodels.cli import main
+from minimodels.diffusion_config import LatentDiffusion
+from minimodels.run import Run
+from minimodels.sim import views
+from minimodels.sim.profile import Profile
+from minimodels.sim.report import drawing, flame
+from minimodels.sim.report.profile import Subject, page
+from minimodels.sim.simulate import simulate
+from minimodels.unet_config import UNet
 
-HOSTILE = '<img src=x onerror="alert(1)"> & "quotes"'
-VOID = {"meta", "img", "input", "br", "link"}
-
-
-class Page(HTMLParser):
-    """What a page holds: tags with their attributes, in order; an error where tags do not close."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, tag
+EVIL = "<script>alert(1)</script>"
 
 
-def drawn(title: str) -> str:
-    figure = Figure()
-    axes = figure.subplots()
-    axes.set_title(title)
-    axes.bar([0, 1], [1, 2], hatch="//", clip_on=True)
-    axes.plot([0, 1], [0, 1], "o")
-    data = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "same", "svg.fonttype": "none"}):
-        figure.savefig(data, format="svg")
-    return data.getvalue()
+def of(name: str, attention: str = "flash") -> Profile:
+    return simulate(loader.load(name), Run(device="a100-80gb", attention=attention))
 
 
-def made(study: Study) -> Result:
-    figure = Figure()
-    figure.subplots().set_title("a > b")
-    return Result(figure, ("a",), [(1,)], [Score("t2-01", HOSTILE, True, reading=HOSTILE, why=HOSTILE)])
+@pytest.fixture(scope="module")
+def text() -> str:
+    profile, before = of("stable-diffusion-tiny"), of("stable-diffusion-tiny", "baseline")
+    return page([Subject(profile, baseline=before), Subject(of("parti-tiny"))])
 
 
-@pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(targets, "TARGETS", {"table2": made, "fig12": made})
-    of = of_device("a100-80gb")
-    rows = targets.run(["all"], of, tmp_path)
-    return report.write(of, rows, tmp_path).read_text()
+def test_the_page_loads_nothing(text: str) -> None:
+    assert not re.search(r"(?:src|href)=\"(?!#)", text), "references lead inside the page"
+    assert "url(http" not in text and "@import" not in text
+    assert "default-src 'none'" in text
 
 
-def test_nothing_that_is_told_is_markup(page: str) -> None:
-    found = Page(page)
-    assert HOSTILE not in page and "&lt;img src=x" in page
-    assert "img" not in {tag for tag, _ in found.tags}
-    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+def test_the_page_is_well_formed_and_its_ids_are_unique(text: str) -> None:
+    class Reader(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+            self.ids: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.ids += [value for key, value in attrs if key == "id" and value]
+            if tag not in ("meta", "br", "input", "link"):
+                self.open.append(tag)
+
+        def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.ids += [value for key, value in attrs if key == "id" and value]
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+    reader = Reader()
+    reader.feed(text)
+    assert not reader.open and len(reader.ids) == len(set(reader.ids))
 
 
-def test_the_page_loads_nothing(page: str) -> None:
-    for tag, attributes in Page(page).tags:
-        assert tag not in ("link", "iframe", "object") and "src" not in attributes
-        assert (attributes.get("href") or "#").startswith("#"), (tag, attributes)
-    assert "default-src 'none'" in page and "@import" not in page
-    assert not re.findall(r"url\((?!#)", page)
+def test_the_page_says_what_the_profile_says(text: str) -> None:
+    profile = of("stable-diffusion-tiny")
+    for what in ("SIMULATED on NVIDIA A100", "Side by side", "Attention written out", "What the numbers rest on"):
+        assert what in text
+    for stage in profile.stages:
+        assert stage.name.replace("_", " ") in text
 
 
-def test_ids_are_there_once_and_every_reference_has_one(page: str) -> None:
-    tags = Page(page).tags
-    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    used = {href[1:] for _, attributes in tags if (href := attributes.get("href") or "").startswith("#")}
-    used |= {
-        name
-        for _, attributes in tags
-        for value in attributes.values()
-        for name in re.findall(r"url\(#(.*?)\)", value or "")
+def test_nothing_from_a_profile_is_run_as_html() -> None:
+    profile = of("llama-tiny")
+    config = {**profile.config, "title": EVIL, "paper": EVIL}
+    ops = tuple(op.model_copy(update={"scope": f"{EVIL}/x"}) for op in profile.ops)
+    text = page([Subject(profile.model_copy(update={"config": config, "ops": ops}))])
+    assert EVIL not in text and "&lt;script&gt;alert(1)" in text
+
+
+def test_the_flame_holds_all_time_and_bars_lie_under_what_they_are_part_of() -> None:
+    profile = of("make-a-video-tiny")
+    root = flame.tree(profile)
+    assert root.seconds == pytest.approx(views.totals(profile.ops).known_seconds)
+
+    def check(node: flame.Node) -> None:
+        assert sum(child.seconds for child in node.children) == pytest.approx(node.seconds) or not node.inside
+        for child in node.children:
+            assert child.start >= node.start - 1e-9 and child.start + child.share <= node.start + node.share + 1e-9
+            check(child)
+
+    check(root)
+    assert {child.name for child in root.children} <= {stage.name.replace("_", " ") for stage in profile.stages} | {
+        name for name in (child.name for child in root.children) if name.endswith(" more")
     }
-    assert used and used <= set(ids)
-    labelled = {attributes["aria-labelledby"] for _, attributes in tags if "aria-labelledby" in attributes}
-    assert labelled <= set(ids)
 
 
-def test_every_target_and_every_number_is_there(page: str) -> None:
-    tags = Page(page).tags
-    assert {"table2", "fig12", "scoreboard"} <= {attributes.get("id") for _, attributes in tags}
-    shown = len(scoreboard([score_row(score, name, "a100-80gb") for name in ("table2", "fig12")
-                            for score in made(of_device("a100-80gb")).scores]))  # fmt: skip
-    assert sum(tag == "tr" for tag, _ in tags) == shown + 1 + 2 * 2  # heads, and a row in each target
-    assert sum(tag == "svg" for tag, _ in tags) == 2
-    assert all(attributes.get("aria-label") for tag, attributes in tags if tag == "svg")
+def test_a_unet_is_drawn_as_a_u_and_one_iteration_of_its_loop() -> None:
+    config = loader.load("stable-diffusion-1.5")
+    found = drawing.blocks(of("stable-diffusion-1.5"), "denoise")
+    sides = [block.side for block in found if block.label == "res_block"]
+    assert [side for side, _ in groupby(sides)] == [64, 32, 16, 8, 16, 32, 64]
+    assert isinstance(config, LatentDiffusion) and isinstance(config.unet, UNet)
+    levels = config.unet.levels
+    attended = [level for level in levels if level.attention is not None]
+    assert sum(block.label == "transformer" for block in found) == sum(2 * one.res_blocks + 1 for one in attended) + 1
+    assert {block.width for block in found if block.side == 8 and block.label == "transformer"} == {levels[-1].channels}
 
 
-def test_a_picture_keeps_its_shapes_and_loses_what_reaches_the_page() -> None:
-    text = drawn(HOSTILE)
-    inside = inline_svg(text, "fig7", HOSTILE)
-    before, after = ElementTree.fromstring(text), ElementTree.fromstring(inside)
-    kept = [element.tag.rpartition("}")[2] for element in before.iter()]
-    assert [e.tag for e in after.iter() if e.tag == "path"] == [tag for tag in kept if tag == "path"]
-    assert "<style" not in inside and "<metadata" not in inside and "<!--" not in inside
-    assert "<img" not in inside and "alert(1)" in inside, "as text"
-    assert inside.startswith("<svg") and "viewBox" in after.attrib and "width" not in after.attrib
+def test_any_module_can_be_reported() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 49, 5))
+    text = page([Subject(minimodels.simulate(network, torch.randn(2, 3, 7, 7), device="h100-sxm"))])
+    assert "7 x 7" in text and "Sequential" in text
 
 
-def test_two_pictures_share_no_id() -> None:
-    ids = [set(re.findall(r' id="([^"]+)"', inline_svg(drawn("same"), name, ""))) for name in ("fig7", "fig8")]
-    assert ids[0] and not ids[0] & ids[1]
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here to open the page in")
+@pytest.mark.parametrize("width", (1280, 390))
+def test_a_browser_opens_the_page_without_an_error_or_overflow(text: str, width: int, tmp_path: Path) -> None:
+    told = '<script>document.body.dataset.wide = document.documentElement.scrollWidth + " of " + innerWidth</script>'
+    file = tmp_path / "report.html"
+    file.write_text(text.replace("</body>", f"{told}</body>"))
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+        f"--window-size={width},900", f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", f"file://{file}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search(r'data-wide="(\d+) of (\d+)"', done.stdout)
+    assert found is not None, done.stderr[-2000:]
+    assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
+    assert int(found[1]) <= int(found[2])
 
 
-def test_titles_and_captions_are_there_for_every_target() -> None:
-    for name in targets.TARGETS:
-        assert re.fullmatch(r"(Fig\. \d+|Table I{1,3})", report.title(name))
-        assert report.caption(name).endswith(".")
+def test_the_command_takes_names_and_profiles_and_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    kept, out = tmp_path / "kept.json", tmp_path / "report.html"
+    of("parti-tiny").save(kept)
+    done = CliRunner().invoke(main, ["report", "llama-tiny", str(kept), "--device", "h100-sxm", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    text = out.read_text()
+    assert "What if" in text and "Attention written out" in text and "NVIDIA A100" in text and "NVIDIA H100" in text
+    for wrong, said in (
+        (["llama-tiny", "--device", "cuda"], "a report simulates"),
+        (["llama-tinny"], "llama-tiny"),
+        (["llama-tiny", "--out", str(tmp_path / "no" / "r.html")], "cannot write"),
+        ([str(kept), "--out", str(kept)], "overwrite"),
+    ):
+        result = CliRunner().invoke(main, ["report", *wrong])
+        assert result.exit_code == 2 and said in result.stderr, result.output
+    assert Profile.load(kept)
