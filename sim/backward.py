@@ -44,11 +44,6 @@ class Walked:
     units: list[str]
     parameters: dict[str, list[torch.Size]]
 
-    @property
-    def activations(self) -> int:
-        """The most bytes alive at once: inputs, activations and gradients of activations, of one gradient each time."""
-        return max(call.live for call in self.calls)
-
     def elements(self, unit: str) -> int:
         """Parameters of a unit."""
         return sum(shape.numel() for shape in self.parameters[unit])
@@ -62,7 +57,6 @@ class TrainingWalk(Walk):
         self.units: list[str] = []
         self._unit, self._around = REST, list[str]()
         self._made: dict[int, tuple[Place, str]] = {}  # by number of the autograd node
-        self._node: tuple[Place, str] | None = None
 
     def __enter__(self) -> Any:
         super().__enter__()

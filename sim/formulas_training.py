@@ -68,7 +68,12 @@ def convolution_backward(args: tuple[Any, ...], kwargs: dict[str, Any], out: tup
 
 def group_norm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     x, weight, bias, groups = *args[:3], args[6]
-    return replace(memory.norm((x, groups, weight, bias), {}, out), workspace=0)  # statistics are results here
+    return _told_statistics(memory.norm((x, groups, weight, bias), {}, out), out)
+
+
+def _told_statistics(work: Work, out: tuple[Tensor, ...]) -> Work:
+    """The work of a norm whose statistics are results, not held inside."""
+    return replace(work, workspace=max(0, work.workspace - sum(map(size_bytes, out[1:]))))
 
 
 def group_norm_backward(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -89,7 +94,7 @@ def group_norm_backward(args: tuple[Any, ...], kwargs: dict[str, Any], out: tupl
 
 def layer_norm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     x, shape, weight, bias = args[:4]
-    return replace(memory.norm((x, shape, weight, bias), {}, out), workspace=0)
+    return _told_statistics(memory.norm((x, shape, weight, bias), {}, out), out)
 
 
 def layer_norm_backward(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
