@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -99,8 +99,10 @@ def _ending(failure: ProcessFailure) -> str:
     """How a rank ended, in words."""
     if failure.exitcode < 0:
         return f"was killed by {failure.signal_name()}"
-    lines = [line.strip() for line in failure.message.splitlines() if line.strip()]
-    return f"failed: {lines[-1]}" if lines else f"ended with exit code {failure.exitcode}"
+    raised: Any = failure.message  # a record of the exception where there was one, whatever its type says
+    if isinstance(raised, dict):
+        return f"failed: {raised['message']}"
+    return f"ended with exit code {failure.exitcode}"
 
 
 @record

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from minimodels import loader
 from minimodels.cli import main
 from minimodels.objective import example_batch, loss, trainable
+from minimodels.train import Step, Training, TrainingFailed, train
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-m", "minimodels.cli", "train-step", "stable-diffusion-tiny", "--device", "cpu"]
@@ -117,6 +118,18 @@ def test_two_processes_train_as_one_does_on_the_same_samples() -> None:
     # In float64 sums in another order differ by 1e-16; AdamW divides by roots of small gradients, which enlarges that
     assert others == pytest.approx(losses, rel=1e-10)
     assert len(set(losses)) == 4 and all(step["seconds"] > 0 and step["memory_bytes"] > 1e8 for step in two)
+
+
+def fails(step: Step) -> None:
+    """What rank 0 calls after a step."""
+    raise OSError(f"no room for step {step.step}")
+
+
+@pytest.mark.slow
+def test_a_rank_that_raises_ends_the_run_with_its_words() -> None:
+    config = trainable(loader.load("llama-tiny"))
+    with pytest.raises(TrainingFailed, match="rank 0 of 2 failed: OSError: no room for step 1; all ranks were ended"):
+        train(config, Training(nproc=2, steps=4), fails)
 
 
 def ranks(parent: int) -> Iterator[int]:
