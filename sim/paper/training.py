@@ -67,7 +67,7 @@ def _picture(found: Steps) -> Any:
     )  # fmt: skip
     first = next(iter(found.values()))
     said = f"Stable Diffusion under FSDP, {BATCH} samples per GPU, two networks between nodes of {collectives.NODE}"
-    made.suptitle(f"{said}; {where(first.profile)}", fontsize=10)
+    made.suptitle(f"{said}\n{where(first.profile)}", fontsize=10)
     for column, network in enumerate(NETWORKS):
         _bars(axes[column], [found[network, BATCH, gpus] for gpus in GPUS])
         _lanes(axes[2 + column], found[network, BATCH, GPUS[-1]])
