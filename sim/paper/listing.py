@@ -30,7 +30,7 @@ def report(rows: Sequence[dict[str, str]], folder: Path) -> Group:
     holds = sum(row["holds"] == "yes" for row in told)
     fails = sum(row["holds"] == "no" for row in told)
     devices = ", ".join(sorted({row["device"] for row in told})) or "no device"
-    kind = "measured" if devices == "cuda" else f"SIMULATED on {devices}"
+    kind = "measured (Figs. 6 and 13: SIMULATED)" if devices == "cuda" else f"SIMULATED on {devices}"
     line = (
         f"{kind}: {holds} of the study's numbers hold, {fails} do not, {len(rows) - holds - fails} are not told here."
     )

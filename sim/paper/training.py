@@ -132,6 +132,7 @@ def _scores(found: Steps) -> Iterator[Score]:
             f"{units.seconds(made.communication)}, {units.seconds(made.exposed)} of it not hidden" for made in own
         )  # fmt: skip
         yield Score(
-            "s3-11", told, None, f"{BATCH} samples per GPU, {network:g} Gbit/s per GPU between nodes",
+            "s3-11", told, None,
+            f"{BATCH} samples per GPU, {network:g} Gbit/s per GPU between nodes, {where(own[0].profile)}",
             why="the study's times are in its drawing alone; it names neither batch nor network",
         )  # fmt: skip
