@@ -160,28 +160,47 @@ def temporal_conv(x: Tensor, conv: nn.Conv3d, residual: Residual | None = None) 
     return result if residual is None else complete(residual) + result
 
 
-def layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
-    """norm(x), a LayerNorm or RMSNorm over the last dimension of x (..., d)."""
-    if ours() and takes(x, _settings(norm)[0]):
+def layer_norm(x: Tensor, norm: nn.Module, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """norm(x) * (1 + scale) + shift, norm a LayerNorm or RMSNorm over the last dimension of x (b, ..., d).
+
+    scale, shift: (b, 1, ..., d), one row a sample (adaLN), or neither.
+    """
+    weight, bias, eps, rms = _settings(norm)
+    if takes(*_present(x, weight, scale)):
         from minimodels.kernels import layer_norm as module
 
-        weight, bias, eps, rms = _settings(norm)
-        return module.layer_norm(x.contiguous(), weight, bias, None, None, eps, rms)
-    return norm(x)
+        return module.layer_norm(x.contiguous(), weight, bias, *_rows(scale, shift), eps, rms)
+    return _modulated(norm(x), scale, shift)
 
 
-def add_norm(x: Tensor, delta: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """x + delta, and norm of it: what lies between two blocks of a transformer; both (..., d)."""
-    if ours() and takes(x, delta, _settings(norm)[0]):
+def add_norm(
+    x: Tensor, delta: Tensor, norm: nn.Module, scale: Tensor | None = None, shift: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """x + delta, and `layer_norm` of it: what lies between two blocks of a transformer; both (b, ..., d)."""
+    weight, bias, eps, rms = _settings(norm)
+    if takes(*_present(x, delta, weight, scale)):
         from minimodels.kernels import layer_norm as module
 
-        weight, bias, eps, rms = _settings(norm)
-        return module.add_layer_norm(x.contiguous(), delta.contiguous(), weight, bias, None, None, eps, rms)
+        rows = _rows(scale, shift)
+        return module.add_layer_norm(x.contiguous(), delta.contiguous(), weight, bias, *rows, eps, rms)
     x = x + delta
-    return x, norm(x)
+    return x, _modulated(norm(x), scale, shift)
 
 
-def _settings(norm: nn.Module) -> tuple[Tensor, Tensor | None, float, bool]:
+def _modulated(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    return x if scale is None or shift is None else x * (1 + scale) + shift
+
+
+def _present(*tensors: Tensor | None) -> list[Tensor]:
+    return [x for x in tensors if x is not None]
+
+
+def _rows(*modulation: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Scale and shift (b, 1, ..., d) as the kernel reads them: rows (b, d) that lie together."""
+    return tuple(None if x is None else x.flatten(0, -2).contiguous() for x in modulation)
+
+
+def _settings(norm: nn.Module) -> tuple[Tensor | None, Tensor | None, float, bool]:
     """Weight, bias and epsilon of a LayerNorm or RMSNorm, and whether it is the latter."""
     assert isinstance(norm, nn.LayerNorm | nn.RMSNorm) and norm.eps is not None, norm
     rms = isinstance(norm, nn.RMSNorm)

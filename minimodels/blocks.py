@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from minimodels.config import MultiAxis, Norm, Relative, Rotary, Stack
 from minimodels.kernels.activations import ACTIVATIONS
 from minimodels.kernels.attention import attention, attention_with_cache
 from minimodels.kernels.backend import ours
-from minimodels.kernels.fused import gated, rotate
+from minimodels.kernels.fused import gated, layer_norm, rotate
 from minimodels.kernels.scope import scope
 
 
@@ -91,6 +91,17 @@ class RotaryTable(Computed):
         return rotate(q, k, self.cos, self.sin, pos)
 
 
+class Rotation(NamedTuple):
+    """Cosines and sines (n, head_dim) of the positions at hand, laid out as in `RotaryTable`."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __call__(self, q: Tensor, k: Tensor, pos: int = 0) -> tuple[Tensor, Tensor]:
+        """Rotate q, k (..., n, head_dim), whose first rows are row `pos`."""
+        return rotate(q, k, self.cos, self.sin, pos)
+
+
 class RelativeBias(nn.Module):
     """T5's relative positions: a trained bias per head and bucket, (1, heads, n, m).
 
@@ -142,11 +153,18 @@ class Attention(nn.Module):
     """Multi-head attention with its four projections, labelled by what attends to what.
 
     context_dim: width of what is attended to; role: "self", "cross", "spatial", "temporal" or "joint", of which
-    "temporal" attends over f of x (b, f, n, d), the others over n; bias: which projections have one.
+    "temporal" attends over f of x (b, f, n, d), the others over n; bias: which projections have one; make_norm: of a
+    norm of queries and one of keys, over each head or all of them; None: there is neither.
     """
 
     def __init__(
-        self, dim: int, context_dim: int, heads: Heads, role: str, bias: Literal["none", "out", "all"] = "none"
+        self,
+        dim: int,
+        context_dim: int,
+        heads: Heads,
+        role: str,
+        bias: Literal["none", "out", "all"] = "none",
+        make_norm: Callable[[], nn.RMSNorm] | None = None,
     ) -> None:
         super().__init__()
         self.role, self.head_dim = role, heads.dim
@@ -158,12 +176,13 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(dim, inner, bias=bias == "all")
         self.to_k = nn.Linear(context_dim, kv_inner, bias=bias == "all")
         self.to_v = nn.Linear(context_dim, kv_inner, bias=bias == "all")
-        self.to_out = nn.Linear(inner, dim, bias=bias != "none")
+        self.to_out: nn.Module = nn.Linear(inner, dim, bias=bias != "none")
+        self.q_norm, self.k_norm = (None, None) if make_norm is None else (make_norm(), make_norm())
 
     def project(self, context: Tensor) -> KV:
         """Keys and values of context (b, m, context_dim)."""
         with scope("attention", self.role):
-            return KV(self.heads(self.to_k(context)), self.heads(self.to_v(context)))
+            return KV(self.heads(self.to_k(context), self.k_norm), self.heads(self.to_v(context)))
 
     def forward(
         self,
@@ -172,7 +191,7 @@ class Attention(nn.Module):
         *,
         cache: KV | None = None,
         pos: int = 0,
-        rotary: RotaryTable | None = None,
+        rotary: RotaryTable | Rotation | None = None,
         causal: bool = False,
         bias: Tensor | None = None,
     ) -> Tensor:
@@ -182,20 +201,30 @@ class Attention(nn.Module):
         written into it at `pos`, and x attends to all up to its own.
         """
         with scope("attention", self.role):
-            q = self.heads(self.to_q(x))
             if kv is None:
-                k, v = self.heads(self.to_k(x)), self.heads(self.to_v(x))
+                q, k, v = self.qkv(x)
                 if rotary is not None:
                     q, k = rotary(q, k, pos)
                 kv = KV(k, v)
+            else:
+                q = self.heads(self.to_q(x), self.q_norm)
             if cache is None:
                 out = attention(q, *kv, causal=causal, bias=bias, scale=self.scale)
             else:
                 out = attention_with_cache(q, *kv, *cache, pos, causal=causal, bias=bias, scale=self.scale)
             return self.to_out(rearrange(out, f"{self.split} -> {self.tokens}"))
 
-    def heads(self, x: Tensor) -> Tensor:
-        """Split features into heads: (b, n, heads * head_dim) -> (b, heads, n, head_dim)."""
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x itself, each (b, heads, n, head_dim)."""
+        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+        return self.heads(q, self.q_norm), self.heads(k, self.k_norm), self.heads(v)
+
+    def heads(self, x: Tensor, norm: nn.RMSNorm | None = None) -> Tensor:
+        """Split features, normed where there is a norm, into heads: (b, n, heads * d) -> (b, heads, n, d)."""
+        if norm is not None:
+            width = norm.normalized_shape[0]
+            x = layer_norm(rearrange(x, "... (group width) -> ... group width", width=width), norm)
+            x = rearrange(x, "... group width -> ... (group width)")
         return rearrange(x, f"{self.tokens} -> {self.split}", d=self.head_dim)
 
 

@@ -23,7 +23,7 @@ from minimodels.diffusion_config import (
     Schedule,
 )
 from minimodels.run import STAGE, scope, steps
-from minimodels.samplers import Sampler, signals
+from minimodels.samplers import FlowSampler, Sampler, signals
 from minimodels.texts import beside_empty, sizes_told
 from minimodels.transformer import TextEncoder
 from minimodels.unet_blocks import timestep_features
@@ -34,16 +34,21 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 def denoise(x: Tensor, run: Denoising, schedule: Schedule, predict: Predict, name: str = "denoise") -> Tensor:
     """From noise x (b, ...) to the image; predict(x, timestep), both with batch 2b under guidance."""
-    sampler, guided = Sampler.of(schedule, run), run.guidance_scale != 1
+    return loop(x, Sampler.of(schedule, run), run.guidance_scale, predict, name)
+
+
+def loop(x: Tensor, sampler: Sampler | FlowSampler, scale: float, predict: Predict, name: str = "denoise") -> Tensor:
+    """`denoise` by a sampler, with guidance where its scale is not 1."""
+    guided = scale != 1
     x = sampler.start(x)
-    for i in steps(name, run.steps, "constant"):
+    for i in steps(name, len(sampler.timesteps), "constant"):
         given = sampler.given(i, x)
         given = torch.cat([given, given]) if guided else given
         time = torch.full((len(given),), sampler.timesteps[i], device=x.device)
         predicted = predict(given, time)
         if predicted.shape[1] != x.shape[1]:  # a learned variance comes second; no sampler here uses it
             predicted = predicted[:, : x.shape[1]]
-        x = sampler.advance(i, x, predicted, run.guidance_scale if guided else None)
+        x = sampler.advance(i, x, predicted, scale if guided else None)
     return x
 
 

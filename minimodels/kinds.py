@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minimodels.config import AutoregressiveImage, LanguageModel
 from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion, LatentVideo
+from minimodels.dit_config import ClassImage, FlowImage
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelVideo
 
 Config = (
@@ -16,6 +17,8 @@ Config = (
     | ParallelImage
     | ParallelVideo
     | MaskedImage
+    | ClassImage
+    | FlowImage
 )
 KINDS: dict[str, type[Config]] = {
     "autoregressive-image": AutoregressiveImage,
@@ -27,4 +30,6 @@ KINDS: dict[str, type[Config]] = {
     "parallel-image": ParallelImage,
     "parallel-video": ParallelVideo,
     "masked-image": MaskedImage,
+    "class-image": ClassImage,
+    "flow-image": FlowImage,
 }

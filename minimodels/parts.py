@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from minimodels import autoencoder_config, config, token_config, unet_config
+from minimodels import autoencoder_config, config, dit_config, token_config, unet_config
+from minimodels.diffusion_transformer import DiffusionTransformer
 from minimodels.efficient_unet import EfficientUNet
 from minimodels.masked import MaskedTransformer
 from minimodels.pixel_decoder import CVivitDecoder, KlDecoder, VitDecoder, VqDecoder
@@ -31,6 +32,7 @@ MAKERS: dict[type[config.Part], Callable[[Any], nn.Module]] = {
     unet_config.UNet: UNet,
     unet_config.EfficientUNet: EfficientUNet,
     unet_config.Prior: Prior,
+    dit_config.DiffusionTransformer: DiffusionTransformer,
 }
 
 

@@ -1,7 +1,7 @@
 """How each kind of model generates: which function over its parts, and what it is given.
 
-The functions stand in `token_pipelines` and `diffusion_pipelines`. Every loop goes through `steps()`, every label
-through `scope()`; the same code runs for real, under a profiler, and on `meta`.
+The functions stand in `token_pipelines`, `diffusion_pipelines` and `dit_pipelines`. Every loop goes through `steps()`,
+every label through `scope()`; the same code runs for real, under a profiler, and on `meta`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minimodels import diffusion_pipelines, token_pipelines
+from minimodels import diffusion_pipelines, dit_pipelines, token_pipelines
 from minimodels.checks import check_tokens
 from minimodels.config import Architecture, AutoregressiveImage, LanguageModel, TextEncoder
 from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion, LatentVideo
+from minimodels.dit_config import ClassImage, FlowImage
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelVideo
 
 PIPELINES: dict[type[Architecture], Callable[[Any, nn.ModuleDict, Tensor], Tensor]] = {
@@ -28,6 +29,8 @@ PIPELINES: dict[type[Architecture], Callable[[Any, nn.ModuleDict, Tensor], Tenso
     LatentVideo: diffusion_pipelines.latent_video,
     CascadedDiffusion: diffusion_pipelines.cascaded_diffusion,
     CascadedVideo: diffusion_pipelines.cascaded_video,
+    ClassImage: dit_pipelines.class_image,
+    FlowImage: dit_pipelines.flow_image,
 }
 
 
@@ -37,6 +40,8 @@ def token_range(config: Architecture) -> tuple[int, int]:
         return config.transformer.text_vocab, config.transformer.text_len
     if isinstance(config, LanguageModel):
         return config.language_model.vocab, config.run.prompt_len
+    if isinstance(config, ClassImage):
+        return config.transformer.classes or 0, 1
     encoders = [part for _, part in config.parts() if isinstance(part, TextEncoder)]
     assert encoders, type(config)
     return min(part.vocab for part in encoders), sum(part.text_len for part in encoders)

@@ -157,6 +157,7 @@ class NoInitialisation(TorchFunctionMode):
 def _initialise(module: nn.Module, generator: torch.Generator) -> None:
     if isinstance(module, Computed):
         module.fill()
+        return
     for name, parameter in module.named_parameters(recurse=False):
         if name == "bias" or parameter.dim() == 0:
             parameter.zero_()

@@ -236,12 +236,17 @@ class TextEncoder(Encoder):
         """
         if self.project is None:
             raise ValueError("this text encoder has no projection (in transformers CLIPTextModelWithProjection has)")
+        features, end = self.ending(tokens, mask)
+        return features, self.project(end)
+
+    def ending(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features (b, n, d), and those of the token that ends the text after the final norm, (b, d)."""
         check_tokens(tokens)
         before, last = self.stack.last_two(self.embedding(tokens), mask=mask)
         normed = layer_norm(last, self.stack.norm)
         ends = tokens if self.end is None else (tokens == self.end).int()
         end = normed[torch.arange(len(tokens), device=tokens.device), ends.argmax(dim=-1)]
-        return before if self.penultimate else normed, self.project(end)
+        return before if self.penultimate else normed, end
 
 
 class Decoder(nn.Module):

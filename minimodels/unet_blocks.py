@@ -7,6 +7,7 @@ Shapes: x (b, c, h, w) features, in video (b f, c, h, w) with the frames of a sa
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ class Embedding(nn.Sequential):
     """Linear, activation, linear: features (b, dim) -> (b, time_dim)."""
 
     def __init__(self, dim: int, time_dim: int, activation: str) -> None:
-        module = {"silu": nn.SiLU, "gelu": nn.GELU}[activation]
+        module = {"silu": nn.SiLU, "gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, "tanh")}[activation]
         super().__init__(nn.Linear(dim, time_dim), module(), nn.Linear(time_dim, time_dim))
 
 

@@ -27,7 +27,7 @@ from minimodels.peers import Peer, State, Table
 from minimodels.peers.names import their_name
 from minimodels.run import DTYPES, NoInitialisation, device_of, dtype_of
 
-FILES = ("unet", "video", "autoencoder", "tokens", "text")
+FILES = ("unet", "video", "autoencoder", "tokens", "text", "transformer")
 STEMS = "diffusion_pytorch_model", "model"
 PICKLES = ".bin", ".pt", ".pth", ".ckpt"
 SHOWN = 3  # names in a message
@@ -106,13 +106,13 @@ def load(
     """The module of a part, with the weights of a directory of that class."""
     with torch.device("meta"), NoInitialisation():
         module = peer.build(part)
-    state = peer.convert(_stored(directory, str(device), variant))
+    state = peer.convert(_stored(directory, str(device), variant), part)
     _assign(module, peer, state, directory)
     for child in module.modules():
         if isinstance(child, Computed):
             child.to_empty(device=device)
             child.fill()
-    stored = {parameter.dtype for parameter in module.parameters()}
+    stored = {weight.dtype for weight in module.state_dict().values()}  # not what is computed
     if dtype is None and len(stored) > 1:
         names = ", ".join(sorted(name for name, one in DTYPES.items() if one in stored))
         raise ValueError(f"{directory}: weights are stored in {names}; say which all shall have: dtype=")
@@ -251,7 +251,7 @@ def _check_values(found: State, expected: State, theirs: dict[str, str], directo
 def _check_shared(module: nn.Module, found: State, theirs: dict[str, str], directory: Path) -> None:
     """Names of ours that are one parameter must be one in the file as well."""
     first: dict[int, str] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
+    for name, parameter in module.state_dict(keep_vars=True).items():
         other = first.setdefault(id(parameter), name)
         if found[other] is not found[name] and not torch.equal(found[other], found[name]):
             raise ValueError(f"{directory}: {theirs[other]} and {theirs[name]} differ; they are one in our module")

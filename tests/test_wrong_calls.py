@@ -115,6 +115,32 @@ def test_generate_names_how_many_tokens_it_takes(name: str) -> None:
     assert "must be (b, n)" in refusal(lambda: generate(config, parts, right[0]))
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("dit-tiny", {"classes": None}, "is told classes"),
+        ("dit-tiny", {"pooled": torch.zeros(2, 3)}, "not told pooled"),
+        ("dit-tiny", {"x": picture(4, 8)}, "16 tokens are given, this network has positions of 3 x 3"),
+        ("dit-tiny", {"x": picture(4, 7)}, "(7, 7) cannot be cut into patches of [2, 2]"),
+        ("dit-tiny", {"x": picture(5, 6)}, "x has 5 channels"), ("dit-tiny", {"text": text(5)}, "not told text"),
+        ("flux-tiny", {"text": None}, "is told text"),
+        ("flux-tiny", {"pooled": torch.zeros(2, 3)}, "pooled is 3 wide"),
+        ("flux-tiny", {"guidance": None}, "is told guidance"),
+        ("flux-tiny", {"classes": tokens(2)}, "not told classes"),
+        ("flux-tiny", {"x": picture(6, 6, 3)}, "x must be (b, c, h, w)"),
+        ("flux-tiny", {"t": torch.ones(3)}, "2 samples"),
+    ],
+)  # fmt: skip
+def test_a_transformer_names_what_is_wrong(name: str, change: dict[str, Any], message: str) -> None:
+    right: dict[str, Any] = {
+        "dit-tiny": {"x": picture(4, 6), "t": 3, "classes": tokens(2)},
+        "flux-tiny": {"x": picture(6, 6), "t": 3, "text": text(28), "pooled": torch.zeros(2, 20), "guidance": 3.5},
+    }[name]
+    transformer = network(name, "transformer")
+    transformer(**right)
+    assert message in refusal(lambda: transformer(**right | change))
+
+
 def test_a_decoder_says_when_its_cache_is_full() -> None:
     decoder = cast(Decoder, network("llama-tiny", "language_model"))
     cache = decoder.empty_cache(2, 5)

@@ -18,7 +18,7 @@ Table = dict[str, Any]
 State = dict[str, Tensor]
 
 
-def same(state: State) -> State:
+def same(state: State, part: Part) -> State:
     """The weights as they are."""
     return state
 
@@ -82,13 +82,14 @@ class Peer(NamedTuple):
 
     part: its config.json -> our part, a ValueError names what is not supported; build: the module of that part;
     names: (pattern, replacement) pairs, applied in order, that turn its weights' names into ours, an empty name
-    for a weight that has no use here; convert: weights that are split, joined or turned, before they are renamed.
+    for a weight that has no use here; convert: weights that are split, joined or turned, by what our part says, before
+    they are renamed.
     """
 
     part: Callable[[Table], Part]
     build: Callable[[Any], nn.Module]
     names: Sequence[tuple[str, str]]
-    convert: Callable[[State], State] = same
+    convert: Callable[[State, Any], State] = same
 
     def rename(self, name: str) -> str:
         """Our name of one of its weights."""

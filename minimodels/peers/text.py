@@ -138,7 +138,7 @@ def _share(state: State, source: str, *copies: str) -> State:
     return state | same
 
 
-def _share_t5(state: State) -> State:
+def _share_t5(state: State, part: EncoderDecoder | TextEncoder) -> State:
     embeddings = "shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
     source = next((name for name in embeddings if name in state), embeddings[0])
     return _share(state, source, *embeddings, "lm_head.weight")
@@ -216,7 +216,7 @@ def _theta(settings: Settings) -> float:
     return base
 
 
-def _share_llama(state: State) -> State:
+def _share_llama(state: State, part: DecoderOnly) -> State:
     return _share(state, "model.embed_tokens.weight", "lm_head.weight")
 
 

@@ -103,7 +103,7 @@ def uvit(table: Table) -> UVitConfig:
     return UVitConfig.model_validate(record)
 
 
-def flat_response(state: State) -> State:
+def flat_response(state: State, part: UVitConfig) -> State:
     """Weights of the response norms (1, 1, 1, c) as (c,)."""
     return {name: value.flatten() if ".channelwise_norm." in name else value for name, value in state.items()}
 

@@ -220,7 +220,7 @@ def _vector(whole: int, number_dim: int, context: int) -> dict[str, Any]:
     return {"pooled_dim": whole - numbers * number_dim, "numbers": numbers, "number_dim": number_dim}
 
 
-def _only_text(state: State) -> State:
+def _only_text(state: State, part: UNetConfig) -> State:
     """Attention to the text alone has keys and values of the text where others have those of pixels."""
     own = {name.rpartition(".to_k.")[0] for name in state if ".to_k." in name}
 

@@ -15,7 +15,8 @@ from minimodels.sim.measure import measure
 from minimodels.sim.simulate import simulate
 
 NORMS = {"stable-diffusion-tiny": "group_norm", "llama-tiny": "add_layer_norm", "make-a-video-tiny": "group_norm",
-         "imagen-tiny": "group_norm", "sdxl-tiny": "add_layer_norm", "modelscope-tiny": "layer_norm"}  # fmt: skip
+         "imagen-tiny": "group_norm", "sdxl-tiny": "add_layer_norm", "modelscope-tiny": "layer_norm",
+         "dit-tiny": "layer_norm", "flux-tiny": "rotate"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -44,18 +45,24 @@ def test_no_norm_of_any_network_is_left_to_torch(name: str, layout: Any) -> None
     assert {op.name for op in theirs.ops} & set(TORCHS), "it has norms"
 
 
-@pytest.mark.parametrize("name", ("stable-diffusion-tiny", "sdxl-tiny"))
-def test_a_network_says_the_same_under_our_kernels(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "part"),
+    (
+        ("stable-diffusion-tiny", "unet"), ("sdxl-tiny", "unet"), ("dit-tiny", "transformer"),
+        ("flux-tiny", "transformer"),
+    ),
+)  # fmt: skip
+def test_a_network_says_the_same_under_our_kernels(name: str, part: str) -> None:
     config = loader.load(name)
     parts = build(config, "cpu")
-    unet = parts["unet"]
+    network = parts[part]
     seen: list[tuple[Any, Any]] = []
-    hook = unet.register_forward_pre_hook(lambda module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
+    hook = network.register_forward_pre_hook(lambda module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
     generate(config, parts, example_input(config, 1, "cpu"))
     hook.remove()
     args, kwargs = seen[0]
     with torch.inference_mode():
-        expected = unet(*args, **kwargs)
+        expected = network(*args, **kwargs)
         with kernel_backend("triton"):
-            found = unet(*args, **kwargs)
+            found = network(*args, **kwargs)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # sums in another order, float32

@@ -92,9 +92,10 @@ def networks(options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """Ours and theirs of the same config with the same drawn weights."""
     theirs = UNet2DConditionModel(**options).eval().requires_grad_(False)
     peer = PEERS["UNet2DConditionModel"]
+    part = peer.part(dict(theirs.config))
     with torch.device("meta"):
-        ours = peer.build(peer.part(dict(theirs.config)))
-    state = {peer.rename(name): value for name, value in peer.convert(theirs.state_dict()).items()}
+        ours = peer.build(part)
+    state = {peer.rename(name): value for name, value in peer.convert(theirs.state_dict(), part).items()}
     ours.load_state_dict({name: value for name, value in state.items() if name}, assign=True)
     return ours.eval().requires_grad_(False), theirs
 

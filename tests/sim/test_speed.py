@@ -13,7 +13,14 @@ import pytest
 import minimodels
 
 ROOT = Path(minimodels.__file__).resolve().parents[1]
-BEYOND = ("amused", "animatediff", "modelscope")  # not in the study's suite, which is to take ten seconds
+BEYOND = (
+    "amused",
+    "animatediff",
+    "dit",
+    "flux",
+    "modelscope",
+    "wan",
+)  # not in the study's suite, which is to take ten seconds
 WALKS = """
 import json, resource, time
 import torch
