@@ -51,6 +51,44 @@ class VqDecoder(ConvDecoder):
     code_dim: Width
 
 
+class CausalDecoder(Part):
+    """Latents of a video to frames, one latent frame after the other, convolutions over frames seeing the past alone.
+
+    Channels run from low to high resolution, and are halved at each change of it.
+    """
+
+    kind: Literal["causal-decoder"]
+    latent_channels: Width
+    channels: list[Width] = Field(min_length=1, max_length=8)
+    res_blocks: Depth
+    doubles_time: list[bool] = Field(description="whether frames are doubled too, for each doubling of the side")
+
+    @model_validator(mode="after")
+    def _possible(self) -> CausalDecoder:
+        if len(self.doubles_time) != len(self.channels) - 1:
+            raise ValueError(
+                f"doubles_time has {len(self.doubles_time)} items, the side is doubled {self.doublings} times"
+            )
+        for index, channels in enumerate(self.channels[:-1]):
+            check_divides(f"channels.{index}", channels, "2, since they are halved:", 2)
+        return self
+
+    @property
+    def doublings(self) -> int:
+        """How often the side is doubled."""
+        return len(self.channels) - 1
+
+    @property
+    def grows(self) -> int:
+        """How many times larger the side of the video is."""
+        return 2**self.doublings
+
+    @property
+    def grows_in_time(self) -> int:
+        """Frames of the video that a latent frame but the first stands for."""
+        return 2 ** sum(self.doubles_time)
+
+
 class CVivitDecoder(Part):
     """Video tokens to frames: temporal then spatial transformer, one linear layer to pixels (Phenaki).
 

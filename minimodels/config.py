@@ -59,6 +59,7 @@ class Relative(Strict):
     kind: Literal["relative"]
     buckets: int = Field(ge=4, le=4096)
     max_distance: Length
+    shared: bool = Field(default=True, description="the same in all layers; umT5 has one of its own in each")
 
     @model_validator(mode="after")
     def _possible(self) -> Relative:

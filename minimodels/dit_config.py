@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from minimodels.autoencoder_config import KlDecoder
+from minimodels.autoencoder_config import CausalDecoder, KlDecoder
 from minimodels.config import (
     Architecture,
     Depth,
@@ -252,3 +252,44 @@ class FlowImage(Architecture):
     def latent_shape(self) -> tuple[int, ...]:
         """Channels, height and width of the latents."""
         return image_latents(self.decoder, self.run.image_size)
+
+
+class FlowVideoRun(FlowRun):
+    """Those of a video: sides in pixels."""
+
+    height: Length
+    width: Length
+    frames: Length
+
+
+class FlowVideo(Architecture):
+    """Text to the latents of all frames by a transformer and a flow, latents to frames (Wan)."""
+
+    kind: Literal["flow-video"]
+    text_encoder: TextEncoder
+    transformer: DiffusionTransformer
+    decoder: CausalDecoder
+    schedule: Flow
+    run: FlowVideoRun
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> FlowVideo:
+        run, decoder = self.run, self.decoder
+        for name, side in (("height", run.height), ("width", run.width)):
+            check_divides(f"run.{name}", side, "the growing of the decoder,", decoder.grows)
+        if (run.frames - 1) % decoder.grows_in_time:
+            below = 1 + (run.frames - 1) // decoder.grows_in_time * decoder.grows_in_time
+            raise ValueError(
+                f"run.frames {run.frames} is not 1 and a multiple of {decoder.grows_in_time}, the growing of the "
+                f"decoder in time; nearest are {below} and {below + decoder.grows_in_time}"
+            )
+        check_transformer(self.transformer, self.latent_shape)
+        check_told(self.transformer, text=self.text_encoder.stack.dim)
+        return self
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Channels, frames, height and width of the latents."""
+        run, decoder = self.run, self.decoder
+        frames = 1 + (run.frames - 1) // decoder.grows_in_time
+        return decoder.latent_channels, frames, run.height // decoder.grows, run.width // decoder.grows

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from minimodels.diffusion_pipelines import denoise, loop, telling
-from minimodels.dit_config import ClassImage, FlowImage
-from minimodels.run import STAGE, scope
+from minimodels.dit_config import ClassImage, FlowImage, FlowVideo
+from minimodels.run import STAGE, scope, steps
 from minimodels.samplers import FlowSampler
 from minimodels.texts import beside_empty
 from minimodels.transformer import TextEncoder
@@ -35,7 +35,7 @@ def class_image(config: ClassImage, parts: nn.ModuleDict, labels: Tensor) -> Ten
 
 def flow_image(config: FlowImage, parts: nn.ModuleDict, text: Tensor) -> Tensor:
     """Tokens of the pooled text, then of the other (b, n) -> pixels: encode, follow the flow in latents, decode."""
-    run, length = config.run, config.pooled_text_encoder.text_len
+    run, length, samples = config.run, config.pooled_text_encoder.text_len, len(text)
     with scope(STAGE, "text_encoder"):
         text = beside_empty(text, run.guidance_scale != 1)
         pooled = cast(TextEncoder, parts["pooled_text_encoder"]).ending(text[:, :length])[1]
@@ -44,8 +44,21 @@ def flow_image(config: FlowImage, parts: nn.ModuleDict, text: Tensor) -> Tensor:
         network, told = parts["transformer"], {"pooled": pooled}
         if run.told_guidance is not None:
             told["guidance"] = torch.full((len(text),), run.told_guidance, device=text.device)
-        x = features.new_empty(len(text) // (1 + (run.guidance_scale != 1)), *config.latent_shape).normal_()
+        x = features.new_empty(samples, *config.latent_shape).normal_()
         sampler = FlowSampler.of(config.schedule, run.steps)
         x = loop(x, sampler, run.guidance_scale, telling(network, None, features, **told))
     with scope(STAGE, "decode"):
         return parts["decoder"](x)
+
+
+def flow_video(config: FlowVideo, parts: nn.ModuleDict, text: Tensor) -> Tensor:
+    """Text (b, n) -> video: encode, follow the flow in the latents of all frames, decode one after the other."""
+    run = config.run
+    with scope(STAGE, "text_encoder"):
+        features = parts["text_encoder"](beside_empty(text, run.guidance_scale != 1))
+    with scope(STAGE, "denoise"):
+        x = features.new_empty(len(text), *config.latent_shape).normal_()
+        sampler = FlowSampler.of(config.schedule, run.steps)
+        x = loop(x, sampler, run.guidance_scale, telling(parts["transformer"], None, features))
+    with scope(STAGE, "decode"):
+        return parts["decoder"](x, lambda frames: steps("frames", frames, "constant"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minimodels.config import AutoregressiveImage, LanguageModel
 from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion, LatentVideo
-from minimodels.dit_config import ClassImage, FlowImage
+from minimodels.dit_config import ClassImage, FlowImage, FlowVideo
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelVideo
 
 Config = (
@@ -19,6 +19,7 @@ Config = (
     | MaskedImage
     | ClassImage
     | FlowImage
+    | FlowVideo
 )
 KINDS: dict[str, type[Config]] = {
     "autoregressive-image": AutoregressiveImage,
@@ -32,4 +33,5 @@ KINDS: dict[str, type[Config]] = {
     "masked-image": MaskedImage,
     "class-image": ClassImage,
     "flow-image": FlowImage,
+    "flow-video": FlowVideo,
 }

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from minimodels import autoencoder_config, config, dit_config, token_config, unet_config
+from minimodels.causal_decoder import CausalDecoder
 from minimodels.diffusion_transformer import DiffusionTransformer
 from minimodels.efficient_unet import EfficientUNet
 from minimodels.masked import MaskedTransformer
@@ -27,6 +28,7 @@ MAKERS: dict[type[config.Part], Callable[[Any], nn.Module]] = {
     autoencoder_config.KlDecoder: KlDecoder,
     autoencoder_config.VqDecoder: VqDecoder,
     autoencoder_config.CVivitDecoder: CVivitDecoder,
+    autoencoder_config.CausalDecoder: CausalDecoder,
     token_config.MaskedTransformer: MaskedTransformer,
     token_config.UVit: UVit,
     unet_config.UNet: UNet,

@@ -16,7 +16,7 @@ from minimodels import diffusion_pipelines, dit_pipelines, token_pipelines
 from minimodels.checks import check_tokens
 from minimodels.config import Architecture, AutoregressiveImage, LanguageModel, TextEncoder
 from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentDiffusion, LatentVideo
-from minimodels.dit_config import ClassImage, FlowImage
+from minimodels.dit_config import ClassImage, FlowImage, FlowVideo
 from minimodels.token_config import MaskedImage, ParallelImage, ParallelVideo
 
 PIPELINES: dict[type[Architecture], Callable[[Any, nn.ModuleDict, Tensor], Tensor]] = {
@@ -31,6 +31,7 @@ PIPELINES: dict[type[Architecture], Callable[[Any, nn.ModuleDict, Tensor], Tenso
     CascadedVideo: diffusion_pipelines.cascaded_video,
     ClassImage: dit_pipelines.class_image,
     FlowImage: dit_pipelines.flow_image,
+    FlowVideo: dit_pipelines.flow_video,
 }
 
 

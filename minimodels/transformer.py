@@ -107,8 +107,10 @@ class Stack(nn.Module):
         self.positions = nn.Embedding(length, config.dim) if isinstance(position, Learned) else None
         self.axes = AxisEmbedding(axes, config.dim) if isinstance(position, LearnedAxes) else None
         self.rotary = RotaryTable(position, config.head_width, length) if isinstance(position, Rotary) else None
-        relative = isinstance(position, Relative)
-        self.relative = RelativeBias(position, config.num_heads, causal=causal) if relative else None
+        self.relative, self.relatives = None, None
+        if isinstance(position, Relative):
+            biases = (RelativeBias(position, config.num_heads, causal=causal) for _ in range(config.depth))
+            self.relative, self.relatives = (next(biases), None) if position.shared else (None, nn.ModuleList(biases))
         self.layers = nn.ModuleList(Layer(config, context_dim, role) for _ in range(config.depth))
         self.norm = make_norm(config.norm, config.dim)
 
@@ -128,9 +130,12 @@ class Stack(nn.Module):
             raise ValueError(f"mask is {tuple(mask.shape)}, the text {tuple(x.shape[:2])}")
         if cache is not None and cache.layers:
             check_fits("tokens", pos + x.shape[1], cache.layers[0].keys.shape[2], "that the cache has room for")
-        x, bias, given = self._placed(x, pos), self._bias(x.shape[1], pos, mask, x.dtype), x
+        x, given, bias = self._placed(x, pos), x, None
         for index, layer in enumerate(self.layers):
             given = x
+            if index == 0 or self.relatives is not None:
+                relative = self.relative if self.relatives is None else self.relatives[index]
+                bias = self._bias(relative, x.shape[1], pos, mask, x.dtype)
             x = layer(
                 x,
                 causal=self.causal,
@@ -159,9 +164,11 @@ class Stack(nn.Module):
             return x + self.axes((first, *rest))
         return x
 
-    def _bias(self, n: int, pos: int, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    def _bias(
+        self, relative: nn.Module | None, n: int, pos: int, mask: Tensor | None, dtype: torch.dtype
+    ) -> Tensor | None:
         """What is added to the scores: relative positions, and the lowest number where the mask is false."""
-        bias = None if self.relative is None else self.relative(n, pos + n)
+        bias = None if relative is None else relative(n, pos + n)
         if mask is None:
             return bias
         seen = _seen(mask, self.causal)

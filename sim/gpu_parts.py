@@ -33,11 +33,13 @@ MODELS = (  # one of each workload of the study, then the others; all fit an H20
     "stable-diffusion-1.5", "sdxl", "muse-3b", "make-a-video", "imagen", "parti-20b", "phenaki", "prod-image",
     "llama2-7b",
     "stable-diffusion-2.1", "llama2-13b", "parti-3b", "phenaki-0.9b", "muse-632m", "ldm-1.45b", "sdxl-refiner",
-    "modelscope-1.7b", "animatediff", "amused-512", "dit-xl-2", "flux.1-dev", "parti-750m", "parti-350m", "llama2-70b",
+    "modelscope-1.7b", "animatediff", "amused-512", "parti-750m", "parti-350m", "llama2-70b",
+    "dit-xl-2", "flux.1-dev", "wan2.1-1.3b", "wan-factorised",
 )  # fmt: skip
 SET = {  # ten minutes a run on an H200 (simulated) at its own steps, and a profile takes up to sixteen; others fit
     "make-a-video": ("run.decoder.steps=4", "run.interpolation.steps=2", "run.super_resolution_1.steps=1",
                      "run.super_resolution_2.steps=1"),
+    "wan2.1-1.3b": ("run.steps=4",), "wan-factorised": ("run.steps=4",),
 }  # fmt: skip
 WAYS = {  # attention, other kernels, layout
     "baseline": ("baseline", "torch", "contiguous"),

@@ -43,7 +43,7 @@ def test_every_number_has_its_source_on_its_line(name: str) -> None:
         source = value.get("source", "") if isinstance(value, dict) else ""
         comment = stripped.rpartition("#")[2] if stripped != without_comment(stripped) else ""
         assert len((source or comment).strip()) >= 10, f"{name}.toml, line {number}: {stripped}"
-    assert found > 5
+    assert found > 5 or "base" in tomllib.loads(text_of(name)), "one that starts from another may change no number"
 
 
 def without_comment(line: str) -> str:

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimodels import loader
-from minimodels.autoencoder_config import CVivitDecoder, KlDecoder, VqDecoder
+from minimodels.autoencoder_config import CausalDecoder, CVivitDecoder, KlDecoder, VqDecoder
 from minimodels.blocks import Computed, RotaryTable
 from minimodels.config import ConvUpscaler, DecoderOnly, EncoderDecoder, Part, TextEncoder, VitDecoder
 from minimodels.diffusion_config import CascadedDiffusion, CascadedVideo, LatentModel
@@ -199,6 +199,8 @@ def arguments(part: Part) -> tuple[Tensor, ...]:
         return grid, text, pooled, 100 * torch.rand(2, part.vector.numbers, generator=generator)
     if isinstance(part, KlDecoder):
         return (torch.randn(2, part.latent_channels, 5, 7, generator=generator),)
+    if isinstance(part, CausalDecoder):
+        return (torch.randn(2, part.latent_channels, 3, 5, 7, generator=generator),)
     if isinstance(part, VqDecoder):
         return (torch.randint(part.codebook_size, (2, 5, 7), generator=generator),)
     if isinstance(part, CVivitDecoder):

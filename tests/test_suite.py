@@ -32,6 +32,9 @@ EXACT = {
     ("flux.1-dev", "pooled_text_encoder"): 123_060_480,
     ("flux.1-dev", "text_encoder"): 4_762_310_656,
     ("flux.1-dev", "transformer"): 11_901_408_320,
+    ("wan2.1-1.3b", "text_encoder"): 5_680_910_336,
+    ("wan2.1-1.3b", "transformer"): 1_418_996_800,
+    ("wan2.1-1.3b", "decoder"): 73_295_603,
     ("llama2-7b", "language_model"): 6_738_415_616,
     ("llama2-13b", "language_model"): 13_015_864_320,
     ("llama2-70b", "language_model"): 68_976_648_192,
@@ -112,7 +115,13 @@ def test_the_unet_of_stable_diffusion_has_the_published_flops() -> None:
         assert abs(found[category] / expected - 1) < 5e-5, category  # published to five digits
 
 
-@pytest.mark.parametrize(("name", "roles"), [("phenaki-tiny", {"joint", "cross"}), ("muse-tiny", {"self", "cross"})])
-def test_attention_over_space_and_time_at_once_is_called_joint(name: str, roles: set[str]) -> None:
-    ops = [op for op in simulate(load(name), Run()).ops if op.stage == "transformer"]
+@pytest.mark.parametrize(
+    ("name", "roles"),
+    [
+        ("phenaki-tiny", {"joint", "cross"}), ("muse-tiny", {"self", "cross"}), ("dit-tiny", {"self"}),
+        ("flux-tiny", {"joint"}), ("wan-tiny", {"joint", "cross"}),
+    ],
+)  # fmt: skip
+def test_attention_over_space_and_time_or_text_at_once_is_called_joint(name: str, roles: set[str]) -> None:
+    ops = [op for op in simulate(load(name), Run()).ops if op.stage in ("transformer", "denoise")]
     assert {op.attention.role for op in ops if op.attention} == roles

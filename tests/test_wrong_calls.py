@@ -129,12 +129,16 @@ def test_generate_names_how_many_tokens_it_takes(name: str) -> None:
         ("flux-tiny", {"classes": tokens(2)}, "not told classes"),
         ("flux-tiny", {"x": picture(6, 6, 3)}, "x must be (b, c, h, w)"),
         ("flux-tiny", {"t": torch.ones(3)}, "2 samples"),
+        ("wan-tiny", {"x": picture(6, 5, 3)}, "(3, 5, 5) cannot be cut into patches of [1, 2, 2]"),
+        ("wan-tiny", {"x": picture(6, 6)}, "x must be (b, c, f, h, w)"),
+        ("wan-tiny", {"text": text(3)}, "text is 3 wide"),
     ],
 )  # fmt: skip
 def test_a_transformer_names_what_is_wrong(name: str, change: dict[str, Any], message: str) -> None:
     right: dict[str, Any] = {
         "dit-tiny": {"x": picture(4, 6), "t": 3, "classes": tokens(2)},
         "flux-tiny": {"x": picture(6, 6), "t": 3, "text": text(28), "pooled": torch.zeros(2, 20), "guidance": 3.5},
+        "wan-tiny": {"x": picture(6, 6, 3), "t": 3, "text": text(20)},
     }[name]
     transformer = network(name, "transformer")
     transformer(**right)

@@ -48,6 +48,14 @@ T5_NAMES = (
     (r"\.layer\.\d\.DenseReluDense\.wi(_1)?\.", ".feed_forward.up."),
     (r"\.layer\.\d\.DenseReluDense\.wo\.", ".feed_forward.down."),
 )
+UMT5_NAMES = (
+    (
+        r"^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.relative_attention_bias\.",
+        r"encoder.stack.relatives.\1.embedding.",
+    ),
+    *T5_NAMES,
+    (r"^encoder\.", ""),
+)
 T5_ENCODER_NAMES = (*T5_NAMES, (r"^encoder\.", ""), (r"^decoder\..*", ""))
 CLIP_NAMES = (
     (r"^text_model\.", ""),
@@ -108,6 +116,14 @@ def t5_encoder(table: Table) -> TextEncoder:
     }  # fmt: skip
     settings.close(*WITHOUT_EFFECT, "num_decoder_layers", "scale_decoder_outputs", "tie_word_embeddings")
     return TextEncoder.model_validate(record)
+
+
+def umt5_encoder(table: Table) -> TextEncoder:
+    """UMT5EncoderModel as a text encoder, whose layers have relative positions of their own."""
+    defaults = {"vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"}
+    part = t5_encoder(defaults | table)
+    position = part.stack.position.model_copy(update={"shared": False})
+    return part.model_copy(update={"stack": part.stack.model_copy(update={"position": position})})
 
 
 def t5(table: Table) -> EncoderDecoder:
@@ -222,6 +238,7 @@ def _share_llama(state: State, part: DecoderOnly) -> State:
 
 PEERS: dict[str, Peer] = {
     "T5EncoderModel": Peer(t5_encoder, TextEncoderModule, T5_ENCODER_NAMES, _share_t5),
+    "UMT5EncoderModel": Peer(umt5_encoder, TextEncoderModule, UMT5_NAMES, _share_t5),
     "T5ForConditionalGeneration": Peer(t5, TextToTokens, T5_NAMES, _share_t5),
     "CLIPTextModel": Peer(clip_text, TextEncoderModule, CLIP_NAMES),
     "CLIPTextModelWithProjection": Peer(clip_text_projected, TextEncoderModule, CLIP_NAMES),

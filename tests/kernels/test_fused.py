@@ -16,7 +16,7 @@ from minimodels.sim.simulate import simulate
 
 NORMS = {"stable-diffusion-tiny": "group_norm", "llama-tiny": "add_layer_norm", "make-a-video-tiny": "group_norm",
          "imagen-tiny": "group_norm", "sdxl-tiny": "add_layer_norm", "modelscope-tiny": "layer_norm",
-         "dit-tiny": "layer_norm", "flux-tiny": "rotate"}  # fmt: skip
+         "dit-tiny": "layer_norm", "flux-tiny": "rotate", "wan-tiny": "rotate"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -50,6 +50,7 @@ def test_no_norm_of_any_network_is_left_to_torch(name: str, layout: Any) -> None
     (
         ("stable-diffusion-tiny", "unet"), ("sdxl-tiny", "unet"), ("dit-tiny", "transformer"),
         ("flux-tiny", "transformer"),
+        ("wan-tiny", "transformer"),
     ),
 )  # fmt: skip
 def test_a_network_says_the_same_under_our_kernels(name: str, part: str) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from minimodels.diffusion_config import Denoising, Schedule
-from minimodels.samplers import Sampler, signals
+from minimodels.dit_config import Flow
+from minimodels.samplers import FlowSampler, Sampler, signals
 from tests.parity.peers import assert_close
 
 diffusers = pytest.importorskip("diffusers")
@@ -64,7 +65,7 @@ def theirs(name: str, schedule: Schedule, **options: Any) -> Any:
     return made
 
 
-def network(x: Tensor, timestep: int, prediction: str) -> Tensor:
+def network(x: Tensor, timestep: int | Tensor, prediction: str) -> Tensor:
     """A fixed function of state and time, that mixes channels and pixels and keeps the loop's values of order one."""
     turned = x.roll((1, 2), dims=(1, 3))
     bent = torch.tanh(0.8 * turned - 0.3 * x + timestep / 1500) + 0.2 * torch.cos(3 * turned)
@@ -140,6 +141,22 @@ def test_the_euler_loop_of_sdxl_equals_that_of_its_released_scheduler() -> None:
     run = Denoising(steps=50, guidance_scale=1.0, sampler="euler")
     assert Sampler.of(schedule, run).timesteps[:2] == [981, 961]
     assert_equal_loops(Sampler.of(schedule, run), scheduler)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.158, 5.0])
+@pytest.mark.parametrize("steps", [1, 7, 50])
+def test_a_flow_equals_that_of_diffusers(steps: int, shift: float) -> None:
+    """Steps spaced as the pipeline of FLUX does, whose shift is exp(1.15) at 4,096 tokens."""
+    sampler = FlowSampler.of(Flow(kind="flow", shift=shift, timesteps=1000), steps)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(sigmas=[1 - index / steps for index in range(steps)])
+    noise = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(8))
+    ours, theirs = sampler.start(noise), noise
+    for index, timestep in enumerate(scheduler.timesteps):
+        assert abs(sampler.timesteps[index] - float(timestep)) < 1e-3  # float32 of up to 1000
+        ours = sampler.advance(index, ours, network(ours, timestep, "velocity"), None)
+        theirs = scheduler.step(network(theirs, timestep, "velocity"), timestep, theirs).prev_sample
+    assert_close(ours, theirs)
 
 
 def test_ddpm_with_a_threshold_equals_that_of_diffusers() -> None:

@@ -1,4 +1,5 @@
-"""diffusers' diffusion transformers, written to a directory and read from it, give what they give there.
+"""diffusers' diffusion transformers, written to a directory and read from it, give what they give there; so does what
+goes with Wan's: its decoder of frames, and umT5.
 
 Theirs of FLUX and Wan compute in float32 whatever their dtype, so that float64 says nothing more of them.
 """
@@ -15,9 +16,10 @@ from einops import rearrange
 from torch import Tensor
 
 from minimodels.weights import from_pretrained
-from tests.parity.peers import assert_close, randomise, reread
+from tests.parity.peers import assert_close, exact, randomise, reread
 
 diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
 DIT: dict[str, Any] = {
@@ -112,6 +114,45 @@ def test_wan_equals_that_of_diffusers(more: dict[str, Any], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "more",
+    [{}, {"temperal_downsample": [True, False], "decoder_base_dim": 10}, {"num_res_blocks": 2, "z_dim": 3}],
+    ids=str,
+)
+def test_the_decoder_of_wan_equals_that_of_diffusers_frame_by_frame(more: dict[str, Any], tmp_path: Path) -> None:
+    sizes = {
+        "base_dim": 8,
+        "z_dim": 5,
+        "dim_mult": [1, 2, 3],
+        "num_res_blocks": 1,
+        "temperal_downsample": [False, True],
+    }
+    theirs = randomise(diffusers.AutoencoderKLWan(**sizes | more))
+    theirs.decoder.conv_out.weight.mul_(0.2)
+    z = draw((2, theirs.config.z_dim, 4, 3, 5))[0]
+    with torch.inference_mode():
+        found, expected = reread(theirs, tmp_path)(z), theirs.decode(z).sample
+    assert (expected.abs() == 1).float().mean() < 0.1, "theirs is limited to [-1, 1], ours not"
+    assert_close(found.clamp(-1, 1), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_umt5_equals_that_of_transformers(dtype: torch.dtype, tmp_path: Path) -> None:
+    config = transformers.UMT5Config(
+        vocab_size=53, d_model=30, num_heads=3, d_kv=7, num_layers=3, d_ff=43, relative_attention_num_buckets=10,
+        relative_attention_max_distance=17,
+    )  # fmt: skip
+    theirs = randomise(transformers.UMT5EncoderModel(config), small=".q.").to(dtype)
+    ours = reread(theirs, tmp_path)
+    if dtype == torch.float64:
+        exact(theirs, "UMT5LayerNorm")
+    tokens = torch.randint(53, (3, 13), generator=torch.Generator().manual_seed(19))
+    mask = torch.arange(13) < torch.tensor([[13], [7], [1]])
+    with torch.inference_mode():
+        assert_close(ours(tokens), theirs(tokens).last_hidden_state)
+        assert_close(ours(tokens, mask), theirs(tokens, attention_mask=mask).last_hidden_state)
+
+
+@pytest.mark.parametrize(
     ("name", "key", "value"),
     [
         ("DiTTransformer2DModel", "norm_type", "ada_norm_single"),
@@ -131,6 +172,9 @@ def test_wan_equals_that_of_diffusers(more: dict[str, Any], tmp_path: Path) -> N
         ("WanTransformer3DModel", "added_kv_proj_dim", 5120),
         ("WanTransformer3DModel", "eps", 1e-5),
         ("WanTransformer3DModel", "patch_size", [2, 2]),
+        ("AutoencoderKLWan", "is_residual", True),
+        ("AutoencoderKLWan", "patch_size", 2),
+        ("AutoencoderKLWan", "attn_scales", [0.5]),
     ],
 )
 def test_a_setting_without_an_equal_is_named(name: str, key: str, value: object, tmp_path: Path) -> None:
