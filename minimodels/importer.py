@@ -18,7 +18,8 @@ from minimodels.pipeline_importer import read_pipeline, sizes
 from minimodels.weights import pickles, read
 
 SECTIONS = {
-    "kl-decoder": "decoder", "vq-decoder": "decoder", "encoder-decoder": "transformer", "uvit": "transformer",
+    "kl-decoder": "decoder", "vq-decoder": "decoder", "causal-decoder": "decoder", "encoder-decoder": "transformer",
+    "uvit": "transformer", "diffusion-transformer": "transformer",
 }  # fmt: skip  # else as the kind
 PROMPT_LEN, GEN_LEN = 2048, 128  # tokens, at most: those of our LLaMA-2 configs
 

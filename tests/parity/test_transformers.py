@@ -15,8 +15,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from minimodels.importer import to_toml
+from minimodels.loader import load
 from minimodels.weights import from_pretrained
-from tests.parity.peers import assert_close, exact, randomise, reread
+from tests.parity.peers import assert_close, exact, randomise, reread, without_count
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -150,6 +152,34 @@ def test_umt5_equals_that_of_transformers(dtype: torch.dtype, tmp_path: Path) ->
     with torch.inference_mode():
         assert_close(ours(tokens), theirs(tokens).last_hidden_state)
         assert_close(ours(tokens, mask), theirs(tokens, attention_mask=mask).last_hidden_state)
+
+
+RELEASED = [  # sizes of the released config.json where they are not what the class has by itself
+    ("dit-xl-2", "transformer", {"_class_name": "DiTTransformer2DModel", "out_channels": 8}),
+    ("flux.1-dev", "transformer", {"_class_name": "FluxTransformer2DModel", "guidance_embeds": True}),
+    (
+        "wan2.1-1.3b", "transformer",
+        {"_class_name": "WanTransformer3DModel", "num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+    ),
+    ("wan2.1-1.3b", "decoder", {"_class_name": "AutoencoderKLWan"}),
+    (
+        "wan2.1-1.3b", "text_encoder",
+        {"architectures": ["UMT5EncoderModel"], "vocab_size": 256384, "d_model": 4096, "d_ff": 10240, "num_heads": 64,
+         "num_layers": 24},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "table"), RELEASED, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_our_configs_have_the_sizes_of_the_released_ones(
+    name: str, section: str, table: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(table))
+    (tmp_path / "mine.toml").write_text(to_toml(tmp_path, name).text)
+    found, expected = (dict(load(config).parts())[section] for config in (tmp_path / "mine.toml", name))
+    assert without_count(found) == without_count(expected)
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ def test_a_class_that_is_not_known_is_named_with_those_that_are(llama: Path) -> 
     for changes in ({"architectures": ["MistralForCausalLM"]}, {"architectures": []}, {"architectures": None}):
         edit_config(llama, **changes)
         assert "LlamaForCausalLM" in refusal(llama)
-    edit_config(llama, _class_name="FluxTransformer2DModel")
-    assert "'FluxTransformer2DModel'" in refusal(llama)
+    edit_config(llama, _class_name="SD3Transformer2DModel")
+    assert "'SD3Transformer2DModel'" in refusal(llama)
 
 
 @pytest.mark.parametrize(
