@@ -73,7 +73,7 @@ def rotations(position: RotaryAxes, grid: Sequence[int], text_len: int, like: Te
     In float64, rounded once to float32, as the official codes do.
     """
     parts = []
-    for axis, (length, width) in enumerate(zip(grid, position.axes, strict=True)):
+    for axis, (length, width) in enumerate(zip(grid, position.axis_dims, strict=True)):
         exponent = torch.arange(0, width, 2, device=like.device, dtype=torch.float64) / width
         place = torch.arange(length, device=like.device, dtype=torch.float64)
         angle = torch.outer(place, position.theta**-exponent)

@@ -40,7 +40,7 @@ class RotaryAxes(Strict):
 
     kind: Literal["rotary-axes"]
     theta: Positive
-    axes: list[Factor] = Field(min_length=3, max_length=3, description="features for frame, row and column")
+    axis_dims: list[Factor] = Field(min_length=3, max_length=3, description="features for frame, row and column")
 
 
 class PlainNorm(Strict):
@@ -60,9 +60,9 @@ class ModulatedStack(Stack):
     @model_validator(mode="after")
     def _axes_fit(self) -> ModulatedStack:
         if isinstance(self.position, RotaryAxes):
-            axes = self.position.axes
+            axes = self.position.axis_dims
             if sum(axes) != self.head_width or any(width % 2 for width in axes):
-                raise ValueError(f"position.axes {axes} must be even and add up to the head_dim {self.head_width}")
+                raise ValueError(f"position.axis_dims {axes} must be even and add up to the head_dim {self.head_width}")
         else:
             check_divides("dim", self.dim, "4, for sines and cosines of two axes:", 4)
         return self

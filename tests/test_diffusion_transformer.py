@@ -52,7 +52,7 @@ def test_factorised_layers_are_full_ones_of_each_frame_and_then_of_each_place() 
 
 
 def test_rotations_of_three_axes_are_those_of_one_where_the_others_stand_still() -> None:
-    position = RotaryAxes(kind="rotary-axes", theta=100.0, axes=[2, 4, 6])
+    position = RotaryAxes(kind="rotary-axes", theta=100.0, axis_dims=[2, 4, 6])
     like = draw(1)
     whole = rotations(position, (2, 3, 5), 4, like)
     assert whole.cos.shape == whole.sin.shape == (34, 12)
@@ -112,7 +112,7 @@ def test_later_frames_leave_earlier_ones_as_they_are() -> None:
         ("flux-tiny", "transformer.pooled_dim=21", "the text given to the network 20 wide"),
         ("flux-tiny", "transformer.modulation=shared", "'shared' is not for two streams"),
         ("flux-tiny", "transformer.stack.gated=true", "side by side have no gate"),
-        ("flux-tiny", "transformer.stack.position.axes=[3,3,6]", "must be even and add up to the head_dim 12"),
+        ("flux-tiny", "transformer.stack.position.axis_dims=[3,3,6]", "must be even and add up to the head_dim 12"),
         ("flux-tiny", 'transformer.stack.position={kind="sinusoidal-grid",side=3}', "of images alone"),
         ("wan-tiny", "run.frames=4", "nearest are 3 and 5"),
         ("wan-tiny", "run.height=26", "run.height 26 is not divisible by"),

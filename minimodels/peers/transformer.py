@@ -135,7 +135,7 @@ def flux(table: Table) -> Config:
     depth = settings.integer("num_layers", None)
     settings.unread["num_layers"] = settings.take("num_single_layers")
     position = {
-        "kind": "rotary-axes", "theta": 10000.0, "axes": settings.integers("axes_dims_rope", 3, [16, 56, 56]),
+        "kind": "rotary-axes", "theta": 10000.0, "axis_dims": settings.integers("axes_dims_rope", 3, [16, 56, 56]),
     }  # fmt: skip
     record = {
         "kind": "diffusion-transformer", "in_channels": packed // 4, "out_channels": left // 4, "patch": [2, 2],
@@ -163,7 +163,7 @@ def wan(table: Table) -> Config:
         settings.one_of(name, only)
     heads, head_dim = settings.integer("num_attention_heads", 40), settings.integer("attention_head_dim", 128)
     side = 2 * (head_dim // 6)
-    position = {"kind": "rotary-axes", "theta": 10000.0, "axes": [head_dim - 2 * side, side, side]}
+    position = {"kind": "rotary-axes", "theta": 10000.0, "axis_dims": [head_dim - 2 * side, side, side]}
     record = {
         "kind": "diffusion-transformer", "in_channels": settings.integer("in_channels", 16),
         "out_channels": settings.integer("out_channels", 16), "patch": settings.integers("patch_size", 3, [1, 2, 2]),
