@@ -266,7 +266,7 @@ def test_each_code_becomes_the_patch_at_its_place() -> None:
     assert isinstance(decoder, VitDecoder)
     for module in decoder.modules():
         if isinstance(module, Attention):
-            module.to_out.weight.data.zero_()
+            nn.init.zeros_(module.to_out.get_parameter("weight"))
     grid, patch = 5, 4
     codes = torch.arange(grid**2)[None]
     before = decoder(codes)
