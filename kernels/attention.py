@@ -3,7 +3,8 @@
 softmax(q k^T * scale + bias) v, with q (*batch, heads, n, d), k and v (*batch, kv_heads, m, d).
 
 - `baseline` materialises the n x m matrix on contiguous 3-D tensors, so that every copy and every pass over
-  the matrix is an operator of its own. The softmax keeps the input's dtype (float32 accumulation inside).
+  the matrix is an operator of its own. The softmax keeps the input's dtype (float32 accumulation inside). With a
+  bias, what zeroes queries that see no key passes over the bias and the result, not over the matrix.
 - `flash`, `efficient`, `cudnn` are torch's fused kernels. `flash` is a policy: the flash kernel where its
   limits allow, `efficient` where they do not. A name with "!" pins the kernel: a call it cannot do raises.
 - `sdpa` is the kernel that torch prefers on that GPU, by its published order and limits (`limits.ORDER`), pinned, so
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from minimodels.kernels.attention_check import check, check_cache
 from minimodels.kernels.backend import choice, target_of
 from minimodels.kernels.limits import resolve
 from minimodels.kernels.scope import CORE, AttentionCall, scope
@@ -35,15 +37,14 @@ def attention(
     """Attend: q (*batch, heads, n, d), k, v (*batch, kv_heads, m, d) -> (*batch, heads, n, d).
 
     causal: query i sees keys up to m - n + i, so the last query sees all; bias: added to the scaled scores,
-    broadcast to (*batch, heads, n, m); scale: of the scores, 1 / sqrt(d) unless given.
+    broadcast to (*batch, heads, n, m); scale: of the scores, 1 / sqrt(d) unless given. The result of a query that sees
+    no key, since the bias of all is -inf, is zero.
 
     Raises:
-        ValueError: shapes do not fit together, or a pinned backend cannot do the call; the message names the limit
-            and the value.
+        ValueError: shapes or dtypes do not fit together, or a pinned backend cannot do the call; the message names
+            the limit and the value.
     """
-    _check(q, k, v, causal)
-    if bias is not None and not bias.is_floating_point():
-        raise ValueError(f"bias is added to the scores, so it must be floats, not {bias.dtype}; -inf hides a key")
+    check(q, k, v, causal, bias, scale)
     causal = causal and q.shape[-2] > 1
     if scale is None:
         scale = q.shape[-1] ** -0.5
@@ -72,14 +73,13 @@ def attention_with_cache(
     Raises:
         ValueError: as `attention` does.
     """
+    check_cache(q, k, v, keys, values, pos)
     end, one = pos + k.shape[-2], q.shape[-2] == 1
-    if end > keys.shape[-2]:
-        raise ValueError(f"a cache of {keys.shape[-2]:,} has no room for {k.shape[-2]:,} more at {pos:,}")
     held, held_values = keys[:, :, :end], values[:, :, :end]
     if choice().attention.startswith("triton") and (causal or one):
         from minimodels.kernels.our_attention import attend_with_cache, takes_cache
 
-        _check(q, held, held_values, causal)
+        check(q, held, held_values, causal, bias, scale)
         backend = resolve(choice().attention, target_of(q), q, held, not one, bias)
         if backend in OURS and takes_cache(q, k):
             scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -106,21 +106,6 @@ def _call(backend: str, q: Tensor, k: Tensor, causal: bool, bias: Tensor | None)
     )
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> None:
-    """Raise a ValueError where shapes do not fit together."""
-    heads, kv_heads, (n, head_dim), m = q.shape[-3], k.shape[-3], q.shape[-2:], k.shape[-2]
-    if k.shape != v.shape:
-        raise ValueError(f"keys and values have one shape, not {tuple(k.shape)} and {tuple(v.shape)}")
-    if q.shape[:-3] != k.shape[:-3] or k.shape[-1] != head_dim:
-        raise ValueError(
-            f"queries and keys have the same batch and head_dim, not {tuple(q.shape)} and {tuple(k.shape)}"
-        )
-    if heads % kv_heads:
-        raise ValueError(f"heads are a multiple of kv_heads, not {heads} and {kv_heads}")
-    if causal and n > m:
-        raise ValueError(f"causal attention needs a key for every query, not {n:,} queries and {m:,} keys")
-
-
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -130,15 +115,21 @@ KERNELS = {
 
 
 def _baseline(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float) -> Tensor:
-    n, m = q.shape[-2], k.shape[-2]
+    n, m, sequences = q.shape[-2], k.shape[-2], q.shape[:-2].numel()
     k, v = _ungroup(q, k), _ungroup(q, v)
-    queries, keys, values = (x.reshape(-1, x.shape[-2], x.shape[-1]).contiguous() for x in (q, k, v))
+    queries, keys, values = (x.reshape(sequences, x.shape[-2], x.shape[-1]).contiguous() for x in (q, k, v))
     scores = torch.bmm(queries, keys.transpose(1, 2)) * scale
-    if bias is not None:
-        scores = (scores.view(*q.shape[:-1], m) + bias).view(-1, n, m)
-    if causal:
+    blind = None
+    if bias is not None and m:
+        if causal:
+            bias = bias.masked_fill(_future(n, m, q.device), float("-inf"))
+        blind = bias.amax(-1, keepdim=True) == float("-inf")
+        bias = bias.masked_fill(blind, 0.0).to(q.dtype)  # a softmax of -inf alone is NaN, its gradient too
+        scores = (scores.view(*q.shape[:-1], m) + bias).view(sequences, n, m)
+    elif causal:
         scores = scores.masked_fill(_future(n, m, q.device), float("-inf"))
-    return torch.bmm(torch.softmax(scores, dim=-1), values).view(*q.shape[:-1], v.shape[-1])
+    out = torch.bmm(torch.softmax(scores, dim=-1), values).view(*q.shape[:-1], v.shape[-1])
+    return out if blind is None else out.masked_fill(blind, 0.0)
 
 
 def _fused(backend: str, q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float) -> Tensor:

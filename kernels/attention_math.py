@@ -1,8 +1,8 @@
 """Attention in plain torch: what our attention kernels are held against, their gradient, their work.
 
 q (*batch, heads, n, d), k and v (*batch, kv_heads, m, d); bias: added to the scaled scores, broadcast to
-(*batch, heads, n, m); cos, sin: (at least m, d), rotary tables, queries being the last n of m positions. All is
-computed in float32 at least; float64 stays float64.
+(*batch, heads, n, m); cos, sin: (at least m, d), rotary tables, queries being the last n of m positions. A query from
+which the bias hides all keys has the result zero. All is computed in float32 at least; float64 stays float64.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ def _weights(
         scores = scores + bias
     if causal:
         scores = scores.masked_fill(future(n, m, q.device), float("-inf"))
-    return scores.softmax(-1), q, k
+    if bias is None:
+        return scores.softmax(-1), q, k
+    blind = (scores == float("-inf")).all(-1, keepdim=True)  # a softmax of -inf alone is NaN, its gradient too
+    return scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0), q, k
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Attention of many queries to a few keys, all of which stay on chip: pixels to 77 tokens of text.
 
-q (b, p, heads, n, d), k and v (b, p, heads, m, d), m at most 128: two batch dimensions, of which one may be 1, any
+q (b, p, heads, n, d), k and v (b, p, heads, m, d), m from 1 to 128: two batch dimensions, of which one may be 1, any
 strides with the last dimension contiguous; the result lies in memory as q does.
 
 A program holds the keys and values of a head and takes block after block of queries: keys are read once for many
@@ -109,12 +109,12 @@ def takes(q: Tensor, k: Tensor) -> bool:
 
 def _fits(q: Tensor, k: Tensor) -> bool:
     held = sum(parts(k.shape[-2])) * sum(parts(k.shape[-1])) * 2
-    return k.shape[-2] <= MOST_KEYS and held <= MOST_BYTES and q.shape[-3] == k.shape[-3]
+    return 0 < k.shape[-2] <= MOST_KEYS and held <= MOST_BYTES and q.shape[-3] == k.shape[-3]
 
 
 def plan(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, list[Launch]]:
     """The result, and the launch that fills it."""
-    assert _fits(q, k), f"at most {MOST_KEYS} keys in {MOST_BYTES} bytes: {tuple(q.shape)}, {tuple(k.shape)}"
+    assert _fits(q, k), f"1 to {MOST_KEYS} keys in {MOST_BYTES} bytes: {tuple(q.shape)}, {tuple(k.shape)}"
     maths.check(q, k, v)
     out = maths.empty_result(q, v)
     batch, positions, heads, n, head_dim = q.shape

@@ -136,6 +136,7 @@ def _decode(
             there, first + new, new < n, new[None, :] <= query[:, None], scale, E, UPCAST,
         )  # fmt: skip
     if WHOLE:
+        total = tl.where(total == 0.0, 1.0, total)  # of queries that see no key
         o_at = (out + (batch * o_b + head * o_h + query * o_n) * UNIT)[:, None]
         put(o_at, main / total[:, None], row, GROUP * n, 0, 0, D, HEAD_DIM)
         if E > 0:
@@ -164,10 +165,12 @@ def _join(
     here = split < splits
     highest = tl.load(stats + at * 2 * rows + row, mask=here, other=float("-inf"))
     total = tl.load(stats + (at * 2 + 1) * rows + row, mask=here, other=0.0)
-    weight = tl.exp2(highest - tl.max(highest, 0))
+    most = tl.max(highest, 0)
+    weight = tl.exp2(highest - tl.where(most == float("-inf"), 0.0, most))
     shown = here[:, None] & (feature < HEAD_DIM)[None, :]
     values = tl.load(part + (at * rows + row)[:, None] * HEAD_DIM + feature[None, :], mask=shown, other=0.0)
-    result = tl.sum(values * weight[:, None], 0) / tl.sum(total * weight, 0)
+    whole = tl.sum(total * weight, 0)
+    result = tl.sum(values * weight[:, None], 0) / tl.where(whole == 0.0, 1.0, whole)
     batch, head = sequence * GROUP // heads, sequence * GROUP % heads + row // n
     o_at = out + (batch * o_b + head * o_h + row % n * o_n) * UNIT + feature
     tl.store(o_at, result.to(out.dtype.element_ty), mask=feature < HEAD_DIM)

@@ -120,6 +120,7 @@ def _flash(
         q_main, q_rest, main, rest, highest, total, k_at, v_at, bias_at, limit, present, whole, last, m, k_m * UNIT,
         v_m * UNIT, bias_m, scale, KEYS, D, E, HEAD_DIM, True, WIDE, UPCAST,
     )  # fmt: skip
+    total = tl.where(total == 0.0, 1.0, total)  # of queries that see no key
     put(o_at, main / total[:, None], row, n, o_n * UNIT, 0, D, HEAD_DIM)
     if E > 0:
         put(o_at, rest / total[:, None], row, n, o_n * UNIT, D, E, HEAD_DIM)

@@ -104,6 +104,7 @@ def _attend(
     highest = tl.where(highest == float("-inf"), 0.0, highest)
     weight = tl.exp2(scores - highest)
     total = tl.sum(weight, axis, keep_dims=True)
+    total = tl.where(total == 0.0, 1.0, total)  # of queries that see no key
     WIDTH: tl.constexpr = D if cos is None else 2 * D
     features = tl.arange(0, WIDTH)
     feature = features[None, None, :] if G > 1 else features[None, :]

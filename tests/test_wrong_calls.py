@@ -1,4 +1,4 @@
-"""A network given what it cannot take raises a ValueError that says what it takes, and still compiles whole."""
+"""A network or attention given what it cannot take raises a ValueError that says what it takes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from minimodels.autoencoder import KlAutoencoder, VqAutoencoder
 from minimodels.autoencoder_config import KlDecoder, VqDecoder
+from minimodels.kernels.attention import attention, attention_with_cache
+from minimodels.kernels.backend import attention_backend
 from minimodels.loader import load, names
 from minimodels.masked import MaskedTransformer
 from minimodels.pipelines import example_input, generate
@@ -234,3 +236,50 @@ def test_an_autoencoder_names_what_is_wrong(name: str, kind: type[nn.Module]) ->
         assert message in refusal(lambda x=x: model.encode(x))
     if isinstance(model, KlAutoencoder):
         assert "takes 4" in refusal(lambda: model.decode(picture(3, 4)))
+
+
+Q, K = torch.zeros(2, 4, 5, 16), torch.zeros(2, 2, 7, 16)
+
+
+@pytest.mark.parametrize("backend", ["baseline", "sdpa", "triton"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": Q[0, 0]}, "are (*batch, heads, length, head_dim), not (5, 16) and"),
+        ({"k": K[0, 0], "v": K[0, 0]}, "are (*batch, heads, length, head_dim), not"),
+        ({"q": Q.bfloat16()}, "one dtype, not torch.bfloat16, torch.float32 and torch.float32"),
+        ({"v": K.half()}, "one dtype, not torch.float32, torch.float32 and torch.float16"),
+        ({"v": K[..., :8]}, "one shape, not (2, 2, 7, 16) and (2, 2, 7, 8)"),
+        ({"q": Q[:, :3]}, "a multiple of kv_heads, not 3 and 2"), ({"q": Q[..., :0]}, "same batch and head_dim"),
+        ({"k": K[:, :0], "v": K[:, :0]}, "at least 1, not 4, 0 and 16"),
+        ({"scale": 0.0}, "scale multiplies the scores and is positive, not 0.0"), ({"scale": -0.5}, "not -0.5"),
+        ({"bias": torch.zeros(5, 6)}, "broadcast to the scores, (2, 4, 5, 7), which (5, 6) cannot be"),
+        ({"bias": torch.zeros(3, 5, 7)}, "which (3, 5, 7) cannot be"),
+        ({"bias": torch.zeros(1, 2, 4, 5, 7)}, "which (1, 2, 4, 5, 7) cannot be"),
+        ({"bias": torch.zeros(7).double()}, "torch.float32, or is float32, not torch.float64"),
+    ],
+)  # fmt: skip
+def test_attention_names_what_is_wrong(change: dict[str, Any], message: str, backend: str) -> None:
+    right: dict[str, Any] = {"q": Q, "k": K, "v": K, "bias": torch.zeros(1, 7), "scale": 0.25}
+    with attention_backend(backend):
+        assert attention(**right).shape == Q.shape
+        assert message in refusal(lambda: attention(**right | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pos": 8}, "a cache of 9 has no room for 2 more at 8"), ({"pos": -1}, "no room for 2 more at -1"),
+        ({"keys": torch.zeros(1, 2, 9, 8)}, "is (b, kv_heads, capacity, head_dim), not (1, 2, 9, 8) and (1, 2, 9, 16)"),
+        ({"values": torch.zeros(1, 2, 9, 16).half()}, "a cache has the keys' dtype, torch.float32, not"),
+        ({"bias": torch.zeros(2, 6)}, "broadcast to the scores, (1, 4, 2, 5), which (2, 6) cannot be"),
+        ({"scale": -1.0}, "is positive, not -1.0"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("backend", ["sdpa", "triton"])
+def test_attention_with_a_cache_names_what_is_wrong(change: dict[str, Any], message: str, backend: str) -> None:
+    new, cache = torch.zeros(1, 2, 2, 16), torch.zeros(2, 1, 2, 9, 16)
+    right = {"q": new.repeat(1, 2, 1, 1), "k": new, "v": new, "keys": cache[0], "values": cache[1], "pos": 3}
+    with attention_backend(backend):
+        assert attention_with_cache(**right).shape == (1, 4, 2, 16)
+        assert message in refusal(lambda: attention_with_cache(**right | change))
