@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minimodels.kernels import attention_check
+from minimodels.kernels.operands import require
 from minimodels.kernels.work import Work, stored_bytes
 
 
@@ -22,10 +24,12 @@ def empty_result(q: Tensor, v: Tensor) -> Tensor:
     return torch.empty_permuted((*q.shape[:-1], v.shape[-1]), order, dtype=q.dtype, device=q.device)
 
 
-def check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """What our kernels read as given: features beside each other, values shaped as keys."""
-    assert k.shape == v.shape and q.shape[-1] == k.shape[-1], f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
-    assert all(x.stride(-1) == 1 for x in (q, k, v)), "features lie beside each other"
+def check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float, dims: int = 5) -> None:
+    """What our kernels take: `dims` dimensions, features beside each other, and what `attention_check` asks."""
+    attention_check.check(q, k, v, causal, bias, scale)
+    require(q.dim() == dims, f"queries have {dims} dimensions, not shape {tuple(q.shape)}")
+    beside = all(x.stride(-1) == 1 or x.shape[-1] == 1 or not x.numel() for x in (q, k, v))
+    require(beside, f"features lie beside each other, not in strides {q.stride()}, {k.stride()}, {v.stride()}")
 
 
 def attend(

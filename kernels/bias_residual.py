@@ -22,6 +22,7 @@ from torch import Tensor
 
 from minimodels.kernels.launch import Launch, cdiv, jit, tl, wide
 from minimodels.kernels.layout import pixel_rows
+from minimodels.kernels.operands import require, vector
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work, stored_bytes
 
@@ -49,6 +50,18 @@ def _add(
     tl.store(out + at, result.to(out.dtype.element_ty), mask=inside)
 
 
+def _check(
+    x: Tensor, bias: Tensor, residual: Tensor | None, residual_bias: Tensor | None, divisor: float | None
+) -> None:
+    require(x.dim() >= 3, f"x is (b, c, *pixels), not of shape {tuple(x.shape)}")
+    require(pixel_rows(x), f"x lies channels last, not in strides {x.stride()}")
+    if residual is not None:
+        require(residual.shape == x.shape, f"the residual is {tuple(x.shape)} as x is, not {tuple(residual.shape)}")
+        require(pixel_rows(residual), f"the residual lies channels last, not in strides {residual.stride()}")
+    vector("bias", bias, x.shape[1])
+    vector("residual_bias", residual_bias, x.shape[1])
+
+
 def _empty(x: Tensor) -> Tensor:
     order = (0, *range(2, x.dim()), 1)
     return torch.empty_permuted(x.shape, order, dtype=x.dtype, device=x.device)
@@ -58,7 +71,6 @@ def plan(
     x: Tensor, bias: Tensor, residual: Tensor | None, residual_bias: Tensor | None, divisor: float | None
 ) -> tuple[Tensor, list[Launch]]:
     """The result and the launch that fills it."""
-    assert pixel_rows(x) and (residual is None or residual.shape == x.shape and pixel_rows(residual))
     out = _empty(x)
     args = (x, bias, residual, residual_bias, out, x.numel(), divisor)
     constants = {"CHANNELS": x.shape[1], "BLOCK": BLOCK, "WIDE": wide(x)}
@@ -101,6 +113,6 @@ def _work(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
 
 bias_residual = define(
     "bias_residual(Tensor x, Tensor bias, Tensor? residual, Tensor? residual_bias, float? divisor) -> Tensor",
-    plan=plan, reference=reference, eager=eager, fake=_fake, work=_work,
+    plan=plan, reference=reference, eager=eager, fake=_fake, work=_work, check=_check,
 )  # fmt: skip
 """bias_residual(x, bias, residual, residual_bias, divisor) -> Tensor: see the module; biases are (c,)."""

@@ -22,6 +22,7 @@ from minimodels.kernels import attention_math as maths
 from minimodels.kernels.attention_tiles import LOG2_E, add_product, in_units, parts, product, put, tile
 from minimodels.kernels.backend import INTERPRETED, compute_units, target_of
 from minimodels.kernels.launch import Launch, cdiv, jit, tl, wide
+from minimodels.kernels.operands import require
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work
 
@@ -112,10 +113,14 @@ def _fits(q: Tensor, k: Tensor) -> bool:
     return 0 < k.shape[-2] <= MOST_KEYS and held <= MOST_BYTES and q.shape[-3] == k.shape[-3]
 
 
+def _check(q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+    maths.check(q, k, v, None, False, scale)
+    given = f"{tuple(q.shape)} and {tuple(k.shape)}"
+    require(_fits(q, k), f"a head has 1 to {MOST_KEYS} keys of its own in {MOST_BYTES:,} bytes, not {given}")
+
+
 def plan(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, list[Launch]]:
     """The result, and the launch that fills it."""
-    assert _fits(q, k), f"1 to {MOST_KEYS} keys in {MOST_BYTES} bytes: {tuple(q.shape)}, {tuple(k.shape)}"
-    maths.check(q, k, v)
     out = maths.empty_result(q, v)
     batch, positions, heads, n, head_dim = q.shape
     m, blocks, sequences = k.shape[3], cdiv(n, ROWS), batch * positions * heads
@@ -168,6 +173,7 @@ cross_attention = define(
     eager=eager,
     fake=_fake,
     work=_work,
+    check=_check,
     backward=_backward,
     save=_save,
 )

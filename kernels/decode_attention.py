@@ -29,9 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minimodels.kernels import attention_math as maths
+from minimodels.kernels.attention_check import check_cache
 from minimodels.kernels.attention_tiles import LOG2_E, add_product, in_units, parts, product, put, tile
 from minimodels.kernels.backend import INTERPRETED, compute_units, target_of
 from minimodels.kernels.launch import Launch, cdiv, jit, power_of_2, tl, wide
+from minimodels.kernels.operands import require
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work, size_bytes, stored_bytes
 
@@ -181,6 +183,20 @@ def takes(q: Tensor, k: Tensor) -> bool:
     return q.shape[2] * (q.shape[1] // k.shape[1]) <= MOST_ROWS and q.shape[3] <= MOST_FEATURES and q.dim() == 4
 
 
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, cache_k: Tensor, cache_v: Tensor, bias: Tensor | None, position: Tensor | None,
+    pos: int, scale: float,
+) -> None:  # fmt: skip
+    check_cache(q, k, v, cache_k, cache_v, pos)
+    n, filled = q.shape[2], pos + q.shape[2]
+    maths.check(q, cache_k[:, :, :filled], cache_v[:, :, :filled], bias, True, scale, dims=4)
+    maths.check(q, k, v, None, True, scale, dims=4)
+    require(k.shape[2] == n, f"as many new keys as queries, not {k.shape[2]} and {n}")
+    require(takes(q, k), f"at most {MOST_ROWS} queries a key head, of {MOST_FEATURES} features; not {tuple(q.shape)}")
+    one = position is None or position.numel() == 1 and position.dtype == torch.int64
+    require(one, "position is one int64")
+
+
 def _keys(cache_k: Tensor) -> int:
     """Keys of a tile."""
     return min(64, max(16, power_of_2(TILE_BYTES // (power_of_2(cache_k.shape[3]) * cache_k.element_size()))))
@@ -219,10 +235,6 @@ def plan(
     pos: int, scale: float,
 ) -> tuple[Tensor, list[Launch]]:  # fmt: skip
     """The result, and the launches that fill it and append k and v."""
-    assert takes(q, k), f"at most {MOST_ROWS} queries a key head of {MOST_FEATURES} features: {tuple(q.shape)}"
-    assert pos + q.shape[2] <= cache_k.shape[2], f"a cache of {cache_k.shape[2]} has no room at {pos}"
-    maths.check(q, k, v)
-    maths.check(q, cache_k, cache_v)
     out = maths.empty_result(q, v)
     (batch, heads, n, head_dim), kv_heads, filled = q.shape, k.shape[1], pos + q.shape[2]
     group, sequences = heads // kv_heads, batch * kv_heads
@@ -324,6 +336,7 @@ decode_attention = define(
     eager=eager,
     fake=_fake,
     work=_work,
+    check=_check,
 )
 """decode_attention(q, k, v, cache_k, cache_v, bias, position, pos, scale) -> Tensor: see the module.
 

@@ -27,6 +27,7 @@ from minimodels.kernels import attention_math as maths
 from minimodels.kernels.attention_tiles import LOG2_E, add_product, in_units, parts, product, put, tile
 from minimodels.kernels.backend import INTERPRETED, target_of
 from minimodels.kernels.launch import Launch, cdiv, jit, tl, wide
+from minimodels.kernels.operands import require
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work
 
@@ -163,14 +164,15 @@ def takes(q: Tensor) -> bool:
     return q.shape[-1] <= MOST_FEATURES
 
 
+def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float) -> None:
+    maths.check(q, k, v, bias, causal, scale)
+    require(takes(q), f"a head has at most {MOST_FEATURES} features, not {q.shape[-1]}")
+
+
 def plan(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, list[Launch]]:
     """The result, and the launch that fills it."""
-    assert takes(q), f"at most {MOST_FEATURES} features: {tuple(q.shape)}"
-    maths.check(q, k, v)
-    assert not causal or q.shape[-2] <= k.shape[-2], "a key for every query"
-    assert scale > 0, f"the largest score is that before scaling: {scale}"
     out = maths.empty_result(q, v)
     batch, positions, heads, n, head_dim = q.shape
     m = k.shape[3]
@@ -223,6 +225,7 @@ flash_attention = define(
     eager=eager,
     fake=_fake,
     work=_work,
+    check=_check,
     backward=_backward,
     save=_save,
 )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minimodels.kernels.activations import ACTIVATIONS
 from minimodels.kernels.launch import Launch, cdiv, jit, power_of_2, tl, wide
+from minimodels.kernels.operands import alike, require
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work, stored_bytes
 
@@ -71,10 +72,19 @@ def row_stride(x: Tensor) -> int | None:
     return x.shape[-1] if step is None else step
 
 
+def _check(gate: Tensor, value: Tensor, activation: str) -> None:
+    require(gate.dim() > 0 and gate.shape == value.shape,
+            f"gate and value are (..., d) both, not {tuple(gate.shape)} and {tuple(value.shape)}")  # fmt: skip
+    alike(gate=gate, value=value)
+    require(activation in ACTIVATIONS, f"activation is one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    for name, x in (("gate", gate), ("value", value)):
+        require(not x.numel() or row_stride(x) is not None, f"{name} has rows of one stride, not strides {x.stride()}")
+
+
 def plan(gate: Tensor, value: Tensor, activation: str) -> tuple[Tensor, list[Launch]]:
     """The result and the launch that fills it."""
     gate_row, value_row = row_stride(gate), row_stride(value)
-    assert gate.shape == value.shape and gate_row is not None and value_row is not None, "rows of one stride"
+    assert gate_row is not None and value_row is not None, "checked"
     out = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     width = gate.shape[-1]
     rows, columns = gate.numel() // width, min(power_of_2(width), COLUMNS)
@@ -106,6 +116,6 @@ def _work(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
 
 gated = define(
     "gated(Tensor gate, Tensor value, str activation) -> Tensor",
-    plan=plan, reference=reference, eager=eager, fake=_fake, work=_work,
+    plan=plan, reference=reference, eager=eager, fake=_fake, work=_work, check=_check,
 )  # fmt: skip
 """gated(gate, value, activation) -> Tensor: see the module; activation is a name of `ACTIVATIONS`."""

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from minimodels.kernels import group_norm_launches as launches
 from minimodels.kernels.launch import Launch, cdiv, power_of_2, wide
+from minimodels.kernels.operands import both, require, vector
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work, size_bytes, stored_bytes
 
@@ -43,6 +44,26 @@ def is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and kind is not None and x.is_contiguous(memory_format=kind)
 
 
+def _check(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None, shift: Tensor | None,
+    silu: bool,
+) -> None:  # fmt: skip
+    require(x.dim() >= 3, f"x is (b, c, *pixels), not of shape {tuple(x.shape)}")
+    require(is_channels_last(x) or x.is_contiguous(), f"x lies channels first or last, not in strides {x.stride()}")
+    channels = x.shape[1]
+    require(groups > 0 and channels % groups == 0, f"groups divide the {channels} channels, which {groups} do not")
+    vector("weight", weight, channels)
+    vector("bias", bias, channels)
+    both("scale", scale, "shift", shift)
+    for name, told in (("scale", scale), ("shift", shift)):
+        allowed = [(samples, channels, *(1,) * (x.dim() - 2)) for samples in (x.shape[0], 1)]
+        require(told is None or tuple(told.shape) in allowed, f"{name} is {allowed[0]}, not {_shape(told)}")
+
+
+def _shape(x: Tensor | None) -> tuple[int, ...] | None:
+    return None if x is None else tuple(x.shape)
+
+
 def _empty(x: Tensor) -> Tensor:
     kind = torch.contiguous_format
     if is_channels_last(x):
@@ -56,7 +77,6 @@ def plan(
 ) -> tuple[Tensor, list[Launch]]:  # fmt: skip
     """The result, and the launches that fill it: one, or statistics, fold and apply."""
     last = is_channels_last(x)
-    assert last or x.is_contiguous(), "x lies channels first or channels last"
     out = _empty(x)
     batch, channels, pixels, width = x.shape[0], x.shape[1], prod(x.shape[2:]), x.shape[1] // groups
     told = (*_strides(scale), *_strides(shift))
@@ -134,7 +154,8 @@ def _last(x: Tensor, out: Tensor, groups: int, silu: bool) -> Planned:
 
 def _normalised(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """x less its mean over its deviation, (b, groups, -1), and 1 / deviation, in float32 at least."""
-    grouped = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(x.shape[0], groups, -1)
+    wide_x = x.to(torch.promote_types(x.dtype, torch.float32))
+    grouped = wide_x.reshape(x.shape[0], groups, prod(x.shape[1:]) // groups)
     variance, mean = torch.var_mean(grouped, dim=-1, keepdim=True, correction=0)
     inverse = torch.rsqrt(variance + eps)
     return (grouped - mean) * inverse, inverse
@@ -229,6 +250,7 @@ group_norm = define(
     eager=eager,
     fake=_fake,
     work=_work,
+    check=_check,
     backward=_backward,
     save=_save,
 )

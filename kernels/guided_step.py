@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from minimodels.kernels.launch import Launch, cdiv, jit, tl, wide
+from minimodels.kernels.operands import require
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work, stored_bytes
 
@@ -84,6 +85,19 @@ def fits(x: Tensor, predicted: Tensor) -> bool:
     return _dense(x) and pixel_strides(x) is not None and pixel_strides(predicted) is not None
 
 
+def _check(
+    x: Tensor, predicted: Tensor, noise: Tensor | None, scale: float | None, of_x: float, of_predicted: float,
+    of_noise: float,
+) -> None:  # fmt: skip
+    given, times = f"{tuple(x.shape)} and {tuple(predicted.shape)}", "" if scale is None else "twice "
+    fit = x.dim() >= 2 and predicted.shape[1:] == x.shape[1:] and len(predicted) == len(x) * (1 if scale is None else 2)
+    require(fit, f"the prediction is of {times}as many samples like those of x, not {given}")
+    strides = f"{x.stride()} and {predicted.stride()}"
+    require(not x.numel() or fits(x, predicted), f"x has no gaps, pixels have one stride in both, not {strides}")
+    lies = noise is None or noise.shape == x.shape and (not x.numel() or noise.stride() == x.stride())
+    require(lies, f"noise is of x's shape, {tuple(x.shape)}, and lies as it does")
+
+
 def plan(
     x: Tensor, predicted: Tensor, noise: Tensor | None, scale: float | None, of_x: float, of_predicted: float,
     of_noise: float,
@@ -91,8 +105,6 @@ def plan(
     """The result, laid out as x, and the launch that fills it."""
     of_sample, of_other = pixel_strides(x), pixel_strides(predicted)
     assert of_sample is not None and of_other is not None, "pixels of one stride"
-    assert predicted.shape[1:] == x.shape[1:] and len(predicted) == len(x) * (1 if scale is None else 2)
-    assert _dense(x) and (noise is None or noise.stride() == x.stride()), "noise lies as x does, without gaps"
     out = torch.empty_like(x)
     size, pixels = prod(x.shape[1:]), prod(x.shape[2:])
     unconditional = 0 if scale is None else len(x) * predicted.stride(0)
@@ -155,6 +167,7 @@ guided_step = define(
     eager=eager,
     fake=_fake,
     work=_work,
+    check=_check,
 )
 """guided_step(x, predicted, noise, scale, of_x, of_predicted, of_noise) -> Tensor: see the module.
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minimodels.kernels.launch import Launch, cdiv, jit, power_of_2, tl, wide
+from minimodels.kernels.operands import both, require, rows, vector
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work, size_bytes, stored_bytes
 
@@ -105,24 +106,42 @@ def _streamed(
         tl.store(out + row * width + column, values.to(out.dtype.element_ty), mask=real)
 
 
+def _check(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, eps: float,
+    rms: bool,
+) -> None:  # fmt: skip
+    require(x.dim() > 0 and x.shape[-1], f"x is (..., d) with at least one feature, not of shape {tuple(x.shape)}")
+    rows("x", x, x.shape)
+    width = x.shape[-1]
+    vector("weight", weight, width)
+    vector("bias", bias, width)
+    both("scale", scale, "shift", shift)
+    if scale is not None:
+        count, number = x.numel() // width, scale.shape[0] if scale.dim() else 0
+        rows("scale", scale, (number, width))
+        rows("shift", shift, (number, width))
+        fits = count % number == 0 if number else count == 0
+        require(fits, f"rows of scale divide the {count:,} rows of x, which {number:,} do not")
+
+
+def _check_sum(x: Tensor, delta: Tensor, *rest: Any) -> None:
+    rows("delta", delta, x.shape)
+    _check(x, *rest)
+
+
 def _launch(
     x: Tensor, delta: Tensor | None, total: Tensor | None, out: Tensor, weight: Tensor | None, bias: Tensor | None,
     scale: Tensor | None, shift: Tensor | None, eps: float, rms: bool,
 ) -> Launch:  # fmt: skip
-    width = x.shape[-1]
-    rows = x.numel() // width
-    given = (x, delta, weight, bias, scale, shift)
-    assert all(y.is_contiguous() for y in given if y is not None), "rows that lie together"
-    assert delta is None or delta.shape == x.shape, f"{tuple(delta.shape)} on {tuple(x.shape)}"
-    per = 1 if scale is None else rows // (scale.numel() // width)
-    args = (x, delta, total, out, weight, bias, scale, shift, rows, width, per, eps)
-    columns = power_of_2(width, 16)
-    if columns > HELD:
-        return Launch(_streamed, (rows, 1, 1), args, {"COLUMNS": TILE, "RMS": rms, "WIDE": wide(x)}, 8)
-    together = max(1, min(TILE // 2 // columns, power_of_2(cdiv(rows, 512))))
+    width, count = x.shape[-1], x.numel() // x.shape[-1]
+    per = 1 if scale is None else count // len(scale)
+    args = (x, delta, total, out, weight, bias, scale, shift, count, width, per, eps)
+    if (columns := power_of_2(width, 16)) > HELD:
+        return Launch(_streamed, (count, 1, 1), args, {"COLUMNS": TILE, "RMS": rms, "WIDE": wide(x)}, 8)
+    together = max(1, min(TILE // 2 // columns, power_of_2(cdiv(count, 512))))
     constants = {"ROWS": together, "COLUMNS": columns, "RMS": rms, "WIDE": wide(x)}
     num_warps = max(1, min(16, together * columns // 512))
-    return Launch(_held, (cdiv(rows, together), 1, 1), args, constants, num_warps)
+    return Launch(_held, (cdiv(count, together), 1, 1), args, constants, num_warps)
 
 
 def plan(
@@ -220,7 +239,7 @@ def _gradients(
     if scale is not None and shift is not None:
         affine = normalised if weight is None else normalised * weight
         affine = affine if bias is None else affine + bias
-        grouped = grad.reshape(len(scale), -1, width)
+        grouped = grad.reshape(len(scale), grad.numel() // max(1, scale.numel()), width)
         of_scale = (grouped * affine.view(grouped.shape)).sum(1).to(scale.dtype)
         of_shift = grouped.sum(1).to(shift.dtype)
         grad = (grouped * (1 + _spread(scale, x))).view(x.shape)
@@ -260,6 +279,7 @@ layer_norm = define(
     eager=eager,
     fake=_fake,
     work=_work,
+    check=_check,
     backward=_backward,
     save=_save,
 )
@@ -273,6 +293,7 @@ add_layer_norm = define(
     eager=eager_sum,
     fake=_fake_sum,
     work=_work,
+    check=_check_sum,
     backward=_backward_sum,
     save=_save_sum,
 )

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from minimodels.kernels.launch import Launch, cdiv, jit, power_of_2, tl, wide
+from minimodels.kernels.operands import both, require, rows
 from minimodels.kernels.operator import define
 from minimodels.kernels.philox import exponential_row, exponential_tile, exponentials
 from minimodels.kernels.work import Work, size_bytes
@@ -111,13 +112,31 @@ def _rank(sure, out, n, masked, mask, row_blocks, ROWS: tl.constexpr, COLUMNS: t
     tl.store(out + base + row, tl.zeros((ROWS,), tl.int64) + mask, mask=least & (row < n))
 
 
+def _check_draw(logits: Tensor, noise: Tensor | None, seed: Tensor | None, temperature: float) -> None:
+    require(logits.dim() > 1 and logits.shape[-1], f"logits have a row a token, not shape {tuple(logits.shape)}")
+    require(temperature > 0, f"temperature divides the logits and is positive, not {temperature}")
+    require((noise is None) != (seed is None), "noise, or a seed to draw it from: one of the two")
+    rows("noise", noise, logits.shape)
+    require(seed is None or seed.numel() == 1 and seed.dtype == torch.int64, "the seed is one int64")
+
+
+def _check(
+    tokens: Tensor, logits: Tensor, noise: Tensor | None, choice: Tensor | None, seed: Tensor | None, mask: int,
+    masked: int, temperature: float, strength: float,
+) -> None:  # fmt: skip
+    require(logits.dim() == 3, f"logits are (b, n, vocab), not of shape {tuple(logits.shape)}")
+    _check_draw(logits, noise, seed, temperature)
+    require(tokens.dtype == torch.int64, f"tokens are int64, not {tokens.dtype}")
+    rows("tokens", tokens, logits.shape[:2])
+    both("noise", noise, "choice", choice)
+    rows("choice", choice, logits.shape[:2])
+
+
 def _drawing(
     tokens: Tensor | None, logits: Tensor, noise: Tensor | None, choice: Tensor | None, seed: Tensor | None,
     out: Tensor, sure: Tensor | None, temperature: float, strength: float, mask: int,
 ) -> Launch:  # fmt: skip
     """The launch that draws from logits (b, n, vocab)."""
-    assert (noise is None) != (seed is None), "noise, or a seed to draw it from"
-    assert noise is None or noise.is_contiguous() and noise.shape == logits.shape
     batch, n, vocab = logits.shape
     if logits.stride(2) == 1 or n == 1:
         rows, columns, each = 1, min(power_of_2(vocab, 128), TILE if batch * n > FEW_ROWS else 4 * TILE), 16
@@ -138,7 +157,6 @@ def plan(
     masked: int, temperature: float, strength: float,
 ) -> tuple[Tensor, list[Launch]]:  # fmt: skip
     """The result and its launches: draw, and rank unless no token is to be masked."""
-    assert tokens.is_contiguous() and (choice is None or choice.is_contiguous()) and (choice is None) == (noise is None)
     (batch, n), out = tokens.shape, torch.empty_like(tokens)
     sure = tokens.new_empty(batch, n, dtype=torch.float32) if masked else None
     launches = [_drawing(tokens, logits, noise, choice, seed, out, sure, temperature, strength, mask)]
@@ -240,7 +258,7 @@ def _work_draw(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor,
 unmask_step = define(
     "unmask_step(Tensor tokens, Tensor logits, Tensor? noise, Tensor? choice, Tensor? seed, int mask, int masked,"
     " float temperature, float strength) -> Tensor",
-    plan=plan, reference=reference, eager=eager, fake=_fake, work=_work,
+    plan=plan, reference=reference, eager=eager, fake=_fake, work=_work, check=_check,
 )  # fmt: skip
 """unmask_step(tokens, logits, noise, choice, seed, mask, masked, temperature, strength) -> Tensor: see the module.
 
@@ -249,6 +267,6 @@ noise: exponential, of the logits' shape, contiguous, and choice: exponential, (
 
 draw_token = define(
     "draw_token(Tensor logits, Tensor? noise, Tensor? seed, float temperature) -> Tensor",
-    plan=plan_draw, reference=reference_draw, eager=eager_draw, fake=_fake_draw, work=_work_draw,
+    plan=plan_draw, reference=reference_draw, eager=eager_draw, fake=_fake_draw, work=_work_draw, check=_check_draw,
 )  # fmt: skip
 """draw_token(logits, noise, seed, temperature) -> Tensor: see the module; noise or seed as of `unmask_step`."""

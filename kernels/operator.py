@@ -7,13 +7,15 @@ FlopCounterMode, a walk, and torch.profiler:
   TRITON_INTERPRET=1 the kernel;
 - `fake` gives shape, dtype and strides of the results as the kernel allocates them;
 - `work` gives FLOPs and bytes of one execution, from which torch's FLOP formula follows;
+- `check` refuses, before anything is planned or computed, what the kernel would read wrongly;
+- where no element is asked for (no samples, no rows), none is computed: nothing is planned, launched or counted;
 - with a `backward` the operator can train; without one it raises where a gradient is asked for: a gradient
   is never dropped in silence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
@@ -24,9 +26,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from minimodels.kernels.backend import INTERPRETED
-from minimodels.kernels.launch import run
+from minimodels.kernels.launch import Launch, run
 from minimodels.kernels.recipe import Plan, Remembered
-from minimodels.kernels.work import OURS, Formula
+from minimodels.kernels.work import OURS, Formula, Work
 
 NAMESPACE = "minimodels"
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -36,7 +38,8 @@ LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 class Operator:
     """What is known of an operator of ours; all functions take its schema's arguments.
 
-    plan: allocates the result on the arguments' device and plans the launches that fill it; `meta` will do.
+    plan: checks the arguments, allocates the result on their device and plans the launches that fill it; `meta` will
+    do.
     reference: the same numbers in plain torch, in float32 at least. eager: torch's own operators, as a model runs
     them without us: what a benchmark compares with.
     """
@@ -112,13 +115,16 @@ def define(
     eager: Callable[..., Any],
     fake: Callable[..., Any],
     work: Formula,
+    check: Callable[..., None],
     backward: Callable[..., Any] | None = None,
     save: Callable[..., None] | None = None,
 ) -> torch._ops.OpOverload:
     """Define the operator `schema` ("name(Tensor x, ...) -> Tensor") and return its callable.
 
-    plan, reference, eager: see `Operator`; backward, save: as in `torch.library.register_autograd`.
+    plan, reference, eager: see `Operator`; check: raises a ValueError that says what was given and what is allowed;
+    backward, save: as in `torch.library.register_autograd`.
     """
+    plan, reference, work = _planned(plan, fake, check), _computed(reference, fake, check), _counted(work)
 
     def kernel(*args: Any) -> Any:
         result, launches = plan(*args)
@@ -157,10 +163,54 @@ def register(
 
     @register_flop_formula(packet, get_raw=True)
     def _(*args: Any, out_val: Any, **kwargs: Any) -> int:
-        outputs = (out_val,) if isinstance(out_val, Tensor) else tuple(out_val or ())
-        return work(args, kwargs, outputs).flops or 0
+        return work(args, kwargs, _tensors(out_val)).flops or 0
 
     return operator
+
+
+def _planned(plan: Plan, fake: Callable[..., Any], check: Callable[..., None]) -> Plan:
+    """A plan of arguments that were checked, without launches where nothing is asked for."""
+
+    def planned(*args: Any) -> tuple[Any, Sequence[Launch]]:
+        check(*args)
+        nothing = _nothing(fake, args)
+        return plan(*args) if nothing is None else (nothing, ())
+
+    return planned
+
+
+def _computed(
+    reference: Callable[..., Any], fake: Callable[..., Any], check: Callable[..., None]
+) -> Callable[..., Any]:
+    """A reference of arguments that were checked."""
+
+    def computed(*args: Any) -> Any:
+        check(*args)
+        nothing = _nothing(fake, args)
+        return reference(*args) if nothing is None else nothing
+
+    return computed
+
+
+def _nothing(fake: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """The results where they have no elements; None where they have."""
+    if args[0].numel():
+        return None
+    results = fake(*args)
+    return None if any(x.numel() for x in _tensors(results)) else results
+
+
+def _counted(work: Formula) -> Formula:
+    """A formula that counts nothing where nothing is asked for."""
+
+    def counted(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
+        return work(args, kwargs, out) if any(x.numel() for x in out) else Work("none", 0, 0, 0, launches=0)
+
+    return counted
+
+
+def _tensors(results: Any) -> tuple[Tensor, ...]:
+    return (results,) if isinstance(results, Tensor) else tuple(results or ())
 
 
 def _refuse(name: str, operator: torch._ops.OpOverload) -> Callable[..., Any]:

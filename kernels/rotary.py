@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from minimodels.kernels.launch import Launch, cdiv, jit, power_of_2, tl, wide
+from minimodels.kernels.operands import alike, require, rows
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work, stored_bytes
 
@@ -77,11 +78,20 @@ def _empty(x: Tensor) -> Tensor:
     return torch.empty_permuted(x.shape, (*order, 3), dtype=x.dtype, device=x.device)
 
 
+def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
+    alone = q.dim() == k.dim() == 4 and q.shape[::2] == k.shape[::2] and q.shape[3] == k.shape[3]
+    given = f"{tuple(q.shape)} and {tuple(k.shape)}"
+    require(alone, f"queries and keys are (b, heads, n, d) of the same b, n and d, not {given}")
+    require(q.shape[3] % 2 == 0, f"halves of a head's features are rotated, so they are even, not {q.shape[3]}")
+    alike(queries=q, keys=k)
+    require(not q.numel() or q.stride(3) == k.stride(3) == 1 or q.shape[3] == 1, "features lie beside each other")
+    rows("cos", cos, (q.shape[2], q.shape[3]))
+    rows("sin", sin, (q.shape[2], q.shape[3]))
+
+
 def plan(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[tuple[Tensor, Tensor], list[Launch]]:
     """Both results and the launch that fills them."""
     (batch, heads, n, head_dim), kv_heads = q.shape, k.shape[1]
-    assert q.stride(-1) == k.stride(-1) == 1 and cos.is_contiguous() and sin.is_contiguous(), "features lie together"
-    assert head_dim % 2 == 0 and cos.shape == sin.shape == (n, head_dim) and k.shape[::2] == q.shape[::2]
     q_out, k_out = _empty(q), _empty(k)
     half = head_dim // 2
     features = power_of_2(half)
@@ -122,6 +132,6 @@ def _work(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
 
 rotate = define(
     "rotate(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor, Tensor)",
-    plan=plan, reference=reference, eager=eager, fake=_fake, work=_work,
+    plan=plan, reference=reference, eager=eager, fake=_fake, work=_work, check=_check,
 )  # fmt: skip
 """rotate(q, k, cos, sin) -> (q, k): see the module."""

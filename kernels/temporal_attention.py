@@ -27,6 +27,7 @@ from minimodels.kernels import attention_math as maths
 from minimodels.kernels.attention_tiles import in_units, load, product
 from minimodels.kernels.backend import INTERPRETED
 from minimodels.kernels.launch import Launch, cdiv, jit, power_of_2, tl, wide
+from minimodels.kernels.operands import both, require, rows
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work
 
@@ -116,8 +117,8 @@ def _attend(
 
 def takes(q: Tensor, k: Tensor) -> bool:
     """Whether q and k are short enough."""
-    longest = max(q.shape[-2], k.shape[-2])
-    return longest <= (MOST_TOKENS if q.shape[-1] <= MOST_FEATURES else BATCHED)
+    longest, head_dim = max(q.shape[-2], k.shape[-2]), q.shape[-1]
+    return longest <= (MOST_TOKENS if head_dim <= MOST_FEATURES else BATCHED) and head_dim <= 2 * MOST_FEATURES
 
 
 def suits(q: Tensor, k: Tensor) -> bool:
@@ -126,14 +127,30 @@ def suits(q: Tensor, k: Tensor) -> bool:
     return takes(q, k) and (small or q.element_size() == 2)
 
 
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cos: Tensor | None, sin: Tensor | None, causal: bool,
+    scale: float,
+) -> None:  # fmt: skip
+    maths.check(q, k, v, bias, causal, scale)
+    limit, given = f"{MOST_TOKENS} tokens of {MOST_FEATURES} features", f"{tuple(q.shape)} and {tuple(k.shape)}"
+    require(takes(q, k), f"sequences are at most {limit}, or {BATCHED} of {2 * MOST_FEATURES}, not {given}")
+    both("cos", cos, "sin", sin)
+    (n, m), head_dim = (q.shape[-2], k.shape[-2]), q.shape[-1]
+    require(
+        cos is None or head_dim % 2 == 0 and n <= m, f"halves of heads are rotated, of the last queries: not {given}"
+    )
+    for name, table in (("cos", cos), ("sin", sin)):
+        if table is not None:
+            long = table.dim() == 2 and len(table) >= m
+            require(long, f"{name} is (at least {m}, {head_dim}), not {tuple(table.shape)}")
+            rows(name, table, (len(table), head_dim))
+
+
 def plan(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cos: Tensor | None, sin: Tensor | None, causal: bool,
     scale: float,
 ) -> tuple[Tensor, list[Launch]]:  # fmt: skip
     """The result, and the launch that fills it."""
-    assert takes(q, k), f"at most {MOST_TOKENS} tokens of {MOST_FEATURES} features: {tuple(q.shape)}, {tuple(k.shape)}"
-    maths.check(q, k, v)
-    assert cos is None or q.shape[-1] % 2 == 0 and sin is not None, "halves of a head's features are rotated"
     out = maths.empty_result(q, v)
     batch, positions, heads, n, head_dim = q.shape
     m = k.shape[3]
@@ -208,6 +225,7 @@ temporal_attention = define(
     eager=eager,
     fake=_fake,
     work=_work,
+    check=_check,
     backward=_backward,
     save=_save,
 )

@@ -27,6 +27,7 @@ from torch import Tensor
 from minimodels.kernels.backend import INTERPRETED, target_of
 from minimodels.kernels.launch import Launch, cdiv, jit, power_of_2, tl, wide
 from minimodels.kernels.layout import pixel_rows
+from minimodels.kernels.operands import alike, require, vector
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Conv, Work, size_bytes, stored_bytes
 
@@ -116,6 +117,22 @@ def fits(x: Tensor, weight: Tensor) -> bool:
     return window and counted and pixel_rows(x) and pixel_rows(weight)
 
 
+def _check(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, residual_bias: Tensor | None
+) -> None:
+    given = f"{tuple(x.shape)} in strides {x.stride()} and {tuple(weight.shape)} in strides {weight.stride()}"
+    fit = x.dim() == weight.dim() == 5 and x.shape[1] > 0 and fits(x, weight)
+    require(fit, f"x (b, c, f, h, w) and weight (n, c, k, 1, 1), k odd, lie channels last; not {given}")
+    alike(x=x, weight=weight)
+    if residual is not None:
+        shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+        require(tuple(residual.shape) == shape, f"the residual is {shape} as the result, not {tuple(residual.shape)}")
+        require(pixel_rows(residual), f"the residual lies channels last, not in strides {residual.stride()}")
+    require(residual_bias is None or residual is not None, "residual_bias is that of a residual, which is missing")
+    vector("bias", bias, weight.shape[0])
+    vector("residual_bias", residual_bias, weight.shape[0])
+
+
 def _tile(rows: int, features: int, channels: int, target: str) -> tuple[int, int, int]:
     """Rows and channels of a tile, and its warps: the largest that fills a GPU with at most a sixth of it unused.
 
@@ -135,10 +152,7 @@ def plan(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, residual_bias: Tensor | None
 ) -> tuple[Tensor, list[Launch]]:
     """The result, and the launch that fills it."""
-    assert fits(x, weight), (x.shape, x.stride(), weight.shape, weight.stride())
     out = _empty(x, weight)
-    assert residual is None or residual.shape == out.shape and pixel_rows(residual), "the residual lies as the result"
-    assert residual_bias is None or residual is not None, "a bias of what is added"
     batch, features, frames, *size = x.shape
     pixels, channels, taps = prod(size), weight.shape[0], weight.shape[2]
     rows = batch * frames * pixels
@@ -194,6 +208,6 @@ def _work(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
 
 temporal_conv = define(
     "temporal_conv(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? residual_bias) -> Tensor",
-    plan=plan, reference=reference, eager=eager, fake=_fake, work=_work,
+    plan=plan, reference=reference, eager=eager, fake=_fake, work=_work, check=_check,
 )  # fmt: skip
 """temporal_conv(x, weight, bias, residual, residual_bias) -> Tensor: see the module; biases are (n,)."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minimodels.kernels.launch import Launch, cdiv, jit, tl, wide
 from minimodels.kernels.layout import pixel_rows
+from minimodels.kernels.operands import require
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work, stored_bytes
 
@@ -43,6 +44,11 @@ def _double(x, out, size, width, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, WI
     tl.store(below + CHANNELS, values, mask=inside)
 
 
+def _check(x: Tensor) -> None:
+    require(x.dim() == 4, f"x is (b, c, h, w), not of shape {tuple(x.shape)}")
+    require(pixel_rows(x), f"x lies channels last, not in strides {x.stride()}")
+
+
 def _empty(x: Tensor) -> Tensor:
     batch, channels, height, width = x.shape
     shape = (batch, channels, 2 * height, 2 * width)
@@ -51,7 +57,6 @@ def _empty(x: Tensor) -> Tensor:
 
 def plan(x: Tensor) -> tuple[Tensor, list[Launch]]:
     """The result and the launch that fills it."""
-    assert pixel_rows(x), "the channels of a pixel lie beside each other"
     out = _empty(x)
     constants = {"CHANNELS": x.shape[1], "BLOCK": BLOCK, "WIDE": wide(out)}
     args = (x, out, x.numel(), x.shape[3])
@@ -77,5 +82,7 @@ def _work(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
     return Work("copy", 0, stored_bytes(args[0]), stored_bytes(out[0]))
 
 
-upsample = define("upsample(Tensor x) -> Tensor", plan=plan, reference=reference, eager=eager, fake=_fake, work=_work)
+upsample = define(
+    "upsample(Tensor x) -> Tensor", plan=plan, reference=reference, eager=eager, fake=_fake, work=_work, check=_check
+)
 """upsample(x) -> Tensor: see the module."""

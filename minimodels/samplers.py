@@ -34,10 +34,19 @@ def sample_token(logits: Tensor, temperature: float) -> Tensor:
     """Draw one token from softmax(logits / temperature): (..., vocab) -> (...).
 
     By exponential race: argmax of p / e, e exponential, is a draw from p.
+
+    Raises:
+        ValueError: the temperature is not positive.
     """
+    _check_temperature(temperature)
     if logits.dim() == 2 and fused.takes(logits):
         return fused.draw_token(logits, temperature)
     return draw(torch.softmax(logits / temperature, dim=-1))
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature divides the logits and is positive, not {temperature}")
 
 
 def draw(probability: Tensor) -> Tensor:
@@ -68,8 +77,11 @@ def unmask(tokens: Tensor, logits: Tensor, mask: int, masked: int, temperature: 
     on log-confidence. Tokens once kept stay. Shapes are those of every step: ranks take the place of a top-k, and
     make the number exact where confidences are equal, as they often are in bfloat16.
 
+    Raises:
+        ValueError: the temperature is not positive.
     Source: Chang et al. 2022 (MaskGIT), arXiv 2202.04200, section 3.2.
     """
+    _check_temperature(temperature)
     if fused.takes(logits):
         return fused.unmask_step(tokens, logits, mask, masked, temperature, noise)
     probability = torch.softmax(logits / temperature, dim=-1)

@@ -17,6 +17,7 @@ from minimodels.loader import load, names
 from minimodels.masked import MaskedTransformer
 from minimodels.pipelines import example_input, generate
 from minimodels.run import build
+from minimodels.samplers import sample_token, unmask
 from minimodels.transformer import Decoder, TextEncoder
 from minimodels.uvit import UVit
 
@@ -283,3 +284,10 @@ def test_attention_with_a_cache_names_what_is_wrong(change: dict[str, Any], mess
     with attention_backend(backend):
         assert attention_with_cache(**right).shape == (1, 4, 2, 16)
         assert message in refusal(lambda: attention_with_cache(**right | change))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
+    message = f"temperature divides the logits and is positive, not {temperature}"
+    assert message in refusal(lambda: sample_token(torch.zeros(2, 5), temperature))
+    assert message in refusal(lambda: unmask(tokens(2, 3), torch.zeros(2, 3, 5), 7, 1, temperature, 1.0))
