@@ -256,13 +256,14 @@ def _work_draw(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor,
 
 
 unmask_step = define(
-    "unmask_step(Tensor tokens, Tensor logits, Tensor? noise, Tensor? choice, Tensor? seed, int mask, int masked,"
-    " float temperature, float strength) -> Tensor",
+    "unmask_step(Tensor tokens, Tensor logits, Tensor? noise, Tensor? choice, Tensor? seed, int mask,"
+    " SymInt masked, float temperature, float strength) -> Tensor",
     plan=plan, reference=reference, eager=eager, fake=_fake, work=_work, check=_check,
 )  # fmt: skip
 """unmask_step(tokens, logits, noise, choice, seed, mask, masked, temperature, strength) -> Tensor: see the module.
 
-noise: exponential, of the logits' shape, contiguous, and choice: exponential, (b, n); or seed: int64, ().
+noise: exponential, of the logits' shape, contiguous, and choice: exponential, (b, n); or seed: int64, (). Under
+torch.compile a new `masked` compiles nothing anew, a new `strength` does, as every float of a custom operator.
 """
 
 draw_token = define(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from minimodels.diffusion_config import Denoising, Schedule
 from minimodels.kernels import fused
@@ -160,3 +161,17 @@ def test_exponential_numbers_are_exponential() -> None:
         share, expected = (numbers < bound).double().mean().item(), -torch.tensor(-bound).expm1().item()
         assert abs(share - expected) < 4 * (expected / numbers.numel()) ** 0.5
     assert not torch.equal(exponentials(torch.tensor(1), 5, 1, 0), exponentials(torch.tensor(1), 5, 1, 1))
+
+
+def test_how_many_tokens_stay_masked_compiles_nothing_anew() -> None:
+    """torch.compile takes an integer for fixed until it has seen a second value of it."""
+    torch._dynamo.reset()
+    counter, known = CompileCounterWithBackend("aot_eager"), OPERATORS[unmask_step.OPERATOR]
+    *args, _, temperature, strength = unmask_step.small(next(iter(unmask_step.SMALL)), torch.float32)
+    step = torch.compile(
+        lambda masked: known.call(*args, masked, temperature, strength), fullgraph=True, backend=counter
+    )
+    with torch.no_grad():
+        for masked in (6, 5, 3, 2, 0):
+            assert torch.equal(step(masked), known.call(*args, masked, temperature, strength))
+    assert counter.frame_count == 2
