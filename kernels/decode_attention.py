@@ -39,6 +39,8 @@ from minimodels.kernels.work import Work, size_bytes, stored_bytes
 
 MOST_ROWS = 64  # queries of all heads that share keys
 MOST_FEATURES = 256
+HELD, HELD_FLOAT32 = 6144, 2048  # elements of a result, of all rows, that registers hold beside a tile without spills
+FEW = 4096  # up to which a warp takes 16 rows
 TILE_BYTES = 4 << 10  # of a tile of keys
 TOGETHER = 8  # programs of a multiprocessor at a time
 LEAST_TILES = 2  # of a share: less does not pay for joining it
@@ -120,23 +122,24 @@ def _decode(
             key < end, (key < end)[None, :], scale, E, UPCAST,
         )  # fmt: skip
     if split == splits - 1:
-        new = tl.arange(0, NEW)
         k_from, v_from = new_k + (batch * nk_b + kv_head * nk_h) * UNIT, new_v + (batch * nv_b + kv_head * nv_h) * UNIT
         k_to, v_to = k_at + first * k_m * UNIT, v_at + first * v_m * UNIT
-        new_k_rest, new_v_rest = 0.0, 0.0
-        new_k_main = tile(k_from, new, n, nk_n * UNIT, 0, D, HEAD_DIM, True)
-        new_v_main = tile(v_from, new, n, nv_n * UNIT, 0, D, HEAD_DIM, True)
-        put(k_to, new_k_main, new, n, k_m * UNIT, 0, D, HEAD_DIM)
-        put(v_to, new_v_main, new, n, v_m * UNIT, 0, D, HEAD_DIM)
-        if E > 0:
-            new_k_rest = tile(k_from, new, n, nk_n * UNIT, D, E, HEAD_DIM, True)
-            new_v_rest = tile(v_from, new, n, nv_n * UNIT, D, E, HEAD_DIM, True)
-            put(k_to, new_k_rest, new, n, k_m * UNIT, D, E, HEAD_DIM)
-            put(v_to, new_v_rest, new, n, v_m * UNIT, D, E, HEAD_DIM)
-        main, rest, highest, total = _attend(
-            q_main, q_rest, new_k_main, new_k_rest, new_v_main, new_v_rest, main, rest, highest, total, bias_at, bias_m,
-            there, first + new, new < n, new[None, :] <= query[:, None], scale, E, UPCAST,
-        )  # fmt: skip
+        for some in tl.static_range(0, NEW, 16):  # a tile of all has no room beside many queries
+            new = some + tl.arange(0, 16)
+            new_k_rest, new_v_rest = 0.0, 0.0
+            new_k_main = tile(k_from, new, n, nk_n * UNIT, 0, D, HEAD_DIM, True)
+            new_v_main = tile(v_from, new, n, nv_n * UNIT, 0, D, HEAD_DIM, True)
+            put(k_to, new_k_main, new, n, k_m * UNIT, 0, D, HEAD_DIM)
+            put(v_to, new_v_main, new, n, v_m * UNIT, 0, D, HEAD_DIM)
+            if E > 0:
+                new_k_rest = tile(k_from, new, n, nk_n * UNIT, D, E, HEAD_DIM, True)
+                new_v_rest = tile(v_from, new, n, nv_n * UNIT, D, E, HEAD_DIM, True)
+                put(k_to, new_k_rest, new, n, k_m * UNIT, D, E, HEAD_DIM)
+                put(v_to, new_v_rest, new, n, v_m * UNIT, D, E, HEAD_DIM)
+            main, rest, highest, total = _attend(
+                q_main, q_rest, new_k_main, new_k_rest, new_v_main, new_v_rest, main, rest, highest, total, bias_at,
+                bias_m, there, first + new, new < n, new[None, :] <= query[:, None], scale, E, UPCAST,
+            )  # fmt: skip
     if WHOLE:
         total = tl.where(total == 0.0, 1.0, total)  # of queries that see no key
         o_at = (out + (batch * o_b + head * o_h + query * o_n) * UNIT)[:, None]
@@ -167,20 +170,28 @@ def _join(
     here = split < splits
     highest = tl.load(stats + at * 2 * rows + row, mask=here, other=float("-inf"))
     total = tl.load(stats + (at * 2 + 1) * rows + row, mask=here, other=0.0)
-    most = tl.max(highest, 0)
-    weight = tl.exp2(highest - tl.where(most == float("-inf"), 0.0, most))
+    weight = tl.exp2(highest - tl.maximum(tl.max(highest, 0), -3.0e38))  # finite where the query sees no key
     shown = here[:, None] & (feature < HEAD_DIM)[None, :]
     values = tl.load(part + (at * rows + row)[:, None] * HEAD_DIM + feature[None, :], mask=shown, other=0.0)
-    whole = tl.sum(total * weight, 0)
-    result = tl.sum(values * weight[:, None], 0) / tl.where(whole == 0.0, 1.0, whole)
+    result = tl.sum(values * weight[:, None], 0) / tl.maximum(tl.sum(total * weight, 0), 1.0e-30)  # 1 at least, or 0
     batch, head = sequence * GROUP // heads, sequence * GROUP % heads + row // n
     o_at = out + (batch * o_b + head * o_h + row % n * o_n) * UNIT + feature
     tl.store(o_at, result.to(out.dtype.element_ty), mask=feature < HEAD_DIM)
 
 
 def takes(q: Tensor, k: Tensor) -> bool:
-    """Whether the queries of all heads that share keys are few enough."""
-    return q.shape[2] * (q.shape[1] // k.shape[1]) <= MOST_ROWS and q.shape[3] <= MOST_FEATURES and q.dim() == 4
+    """Whether the queries of all heads that share keys are few enough to be held without spills."""
+    held = power_of_2(_queries(q, k), 16) * sum(parts(q.shape[-1]))
+    return _fits(q, k) and held <= (HELD if q.element_size() == 2 else HELD_FLOAT32)
+
+
+def _fits(q: Tensor, k: Tensor) -> bool:
+    return q.dim() == 4 and _queries(q, k) <= MOST_ROWS and q.shape[3] <= MOST_FEATURES
+
+
+def _queries(q: Tensor, k: Tensor) -> int:
+    """Of all heads that share keys."""
+    return q.shape[-2] * (q.shape[-3] // k.shape[-3])
 
 
 def _check(
@@ -192,7 +203,7 @@ def _check(
     maths.check(q, cache_k[:, :, :filled], cache_v[:, :, :filled], bias, True, scale, dims=4)
     maths.check(q, k, v, None, True, scale, dims=4)
     require(k.shape[2] == n, f"as many new keys as queries, not {k.shape[2]} and {n}")
-    require(takes(q, k), f"at most {MOST_ROWS} queries a key head, of {MOST_FEATURES} features; not {tuple(q.shape)}")
+    require(_fits(q, k), f"at most {MOST_ROWS} queries a key head, of {MOST_FEATURES} features; not {tuple(q.shape)}")
     one = position is None or position.numel() == 1 and position.dtype == torch.int64
     require(one, "position is one int64")
 
@@ -204,9 +215,10 @@ def _keys(cache_k: Tensor) -> int:
 
 def _warps(rows: int, q: Tensor) -> int:
     """One per 16 rows, more where the registers of one do not hold a result, or what sm100 schedules beside it."""
+    if q.dtype == torch.float32 or rows * sum(parts(q.shape[3])) > FEW:
+        return 8
     two = q.shape[3] > 128 or target_of(q) in ("sm100", "sm103")
-    least = 8 if q.dtype == torch.float32 else 2 if two else 1
-    return max(rows // 16, least)
+    return max(rows // 16, 4 if q.shape[3] > 192 else 2 if two else 1)
 
 
 def _shares(q: Tensor, cache_k: Tensor, pos: int) -> tuple[int, int]:

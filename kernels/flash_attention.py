@@ -155,7 +155,7 @@ def tiles(target: str, head_dim: int, dtype: torch.dtype, biased: bool) -> Tiles
             return Tiles(128, 64 if width <= 128 else 32, 8, 2)
         return Tiles(128, 128 if width <= 80 else 64, 8, 2)
     if width > 128:
-        return Tiles(64, 32, 8, 2) if width == 256 else Tiles(128, 16, 8, 2)
+        return Tiles(64, 32, 8, 2) if width == 256 else Tiles(128, 16, 8, 1 if biased and width > 160 else 2)
     return Tiles(128, 64, 8, 2) if 64 <= width <= 80 else Tiles(128, 32, 8, 3)
 
 

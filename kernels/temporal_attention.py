@@ -10,9 +10,10 @@ byte: memory bounds it. So one program takes several positions of a head at once
 to pad beyond 16, and the grid is flat.
 
 - up to 32 tokens: G positions a program, products of (G, n, d) and (G, d, m);
-- up to 128 tokens: one position and up to 64 queries a program.
+- up to 128 tokens: one position and up to 64 queries a program, 16 where keys are rotated, which takes registers.
 
-Inside, at no cost in memory traffic: causal mask, additive bias, rotary embedding of queries and keys.
+Inside, at no cost in memory traffic: causal mask, additive bias, rotary embedding of queries and keys (heads up to 128
+features, of all keys 8,192: 64 tokens of 128, 128 of 64).
 Source of the problem: Golden et al. 2024, arXiv 2312.14385, section VI.
 """
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from minimodels.kernels import attention_math as maths
 from minimodels.kernels.attention_tiles import in_units, load, product
-from minimodels.kernels.backend import INTERPRETED
+from minimodels.kernels.backend import INTERPRETED, target_of
 from minimodels.kernels.launch import Launch, cdiv, jit, power_of_2, tl, wide
 from minimodels.kernels.operands import both, require, rows
 from minimodels.kernels.operator import define
@@ -35,6 +36,8 @@ MOST_TOKENS, MOST_FEATURES = 128, 128  # wider heads, up to 256, with at most 32
 BATCHED = 32  # tokens up to which one program takes several positions
 TILE = 4096  # elements of a tile of queries, over all positions of a program
 ROWS = 64  # queries of a program where it takes one position
+ROTATED = 8192  # elements of all keys that registers hold rotated
+ROTATED_ROWS = 16  # queries beside rotated keys of one position
 
 
 @jit
@@ -139,6 +142,10 @@ def _check(
     require(
         cos is None or head_dim % 2 == 0 and n <= m, f"halves of heads are rotated, of the last queries: not {given}"
     )
+    held = power_of_2(m, 16) * power_of_2(head_dim)
+    fit = cos is None or held <= ROTATED and head_dim <= MOST_FEATURES
+    limit = f"at most {MOST_FEATURES} features, {ROTATED:,} in all"
+    require(fit, f"keys rotated inside have {limit}; not {m} of {head_dim}")
     for name, table in (("cos", cos), ("sin", sin)):
         if table is not None:
             long = table.dim() == 2 and len(table) >= m
@@ -160,9 +167,15 @@ def plan(
     together, num_warps = 1, 4
     if max(n, m) <= BATCHED:
         tile, num_warps = (TILE // 2, 2) if width == 128 else (TILE, 4)  # more would spill on sm80
+        tile = tile // 2 if cos is not None and q.dtype == torch.float32 else tile
         together = min(power_of_2(positions), max(1, tile // (max(rows, keys) * width)))
     else:
         rows = min(rows, ROWS)
+    if cos is not None and together == 1:
+        many = width > 64 and keys * width > TILE and not target_of(q).startswith("gfx")
+        rows, num_warps = ROTATED_ROWS, 8 if many else 4
+    elif rows * keys > 4096 or together * rows * width > TILE:
+        num_warps = 8
     bias_strides = (0, 0, 0, 0, 0) if bias is None else bias.expand(*q.shape[:-1], m).stride()
     unit, strides = in_units(q, k, v, out, dims=4)
     args = (
@@ -175,8 +188,6 @@ def plan(
         "UPCAST": INTERPRETED and q.dtype == torch.bfloat16, "UNIT": unit,
     }  # fmt: skip
     programs = batch * cdiv(positions, together) * cdiv(n, rows) * heads
-    if rows * keys > 4096 or together * rows * width > TILE:
-        num_warps = 8
     return out, [Launch(_attend, (programs, 1, 1), args, constants, num_warps)]
 
 

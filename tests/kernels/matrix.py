@@ -2,7 +2,9 @@
 
 Every kernel module has `plan`, which reads shapes alone, and the target where its tiles depend on it, so plans of
 `meta` tensors are compiled as they would be launched. From the binaries: registers and stack (cuobjdump), shared memory
-(Triton), the number of tensor-core instructions and the widest access to global memory (the disassembly).
+(Triton), the number of tensor-core instructions and how wide accesses to global memory are (the disassembly): bytes
+that a lane moves if it meets every instruction once, and how many of them come or go 16 at a time. AMD's lanes hold
+results of matrix instructions in fours, so that 8 bytes at once are wide for a store there.
 """
 
 from __future__ import annotations
@@ -22,23 +24,32 @@ from triton.backends.nvidia import driver as nvidia
 from minimodels.kernels.backend import attention_backend
 from minimodels.kernels.launch import Launch, compile_for
 from minimodels.kernels.recipe import Plan
+from tests.kernels.matrix_targets import TARGETS
 
-TARGETS = ("sm80", "sm90", "sm100", "gfx942")
 TOOLS = Path(nvidia.__file__).parent / "bin"
 TENSOR_CORE = {"sm80": r"\bHMMA", "sm90": r"\bHG?MMA", "sm100": r"\b(?:UTC)?HMMA", "gfx942": r"\bv_mfma"}
-WIDTHS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128}
+ACCESS = r"\b(LDGSTS|LDG|STG|UTMALDG|UTMASTG)\b((?:\.\w+)*)"
+WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}  # in bytes; 4 where nothing is said
+AMD_WIDTHS = {"dwordx4": 16, "dwordx3": 12, "dwordx2": 8, "dword": 4, "ushort": 2, "short": 2, "ubyte": 1, "byte": 1}
+AMD_ACCESS = rf"\b(?:buffer|global|flat)_(load|store)_({'|'.join(AMD_WIDTHS)})"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one kernel on one GPU: 32-bit registers a thread, bytes, instructions; widest global access in bits."""
+    """Of one kernel on one GPU: 32-bit registers a thread, bytes of stack and shared memory, instructions.
+
+    loads, stores: bytes of global memory a lane, of every instruction once; wide_loads, wide_stores: of wide ones.
+    """
 
     registers: int
     stack: int
     shared: int
     spills: int
     tensor_core: int
-    widest: int
+    loads: int
+    wide_loads: int
+    stores: int
+    wide_stores: int
 
 
 def facts(launch: Launch, target: str) -> Facts:
@@ -56,17 +67,23 @@ def facts(launch: Launch, target: str) -> Facts:
         )
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found is not None, usage
-    widths = [
-        WIDTHS.get(kind or "", 32)
-        for kind in re.findall(
-            r"\b(?:LDG|STG|LDGSTS)\.E(?:\.BYPASS|\.LTC128B|\.CONSTANT)*(?:\.(U8|S8|U16|S16|64|128))?", code
-        )
-    ]
-    if re.search(r"\bUTMALDG|\bUTMASTG", code):
-        widths.append(128)
+    accesses = [_access(name, kinds.split(".")) for name, kinds in re.findall(ACCESS, code)]
     spills = len(re.findall(r"\b(?:STL|LDL)\b", code))
     tensor_core = len(re.findall(TENSOR_CORE[target], code))
-    return Facts(int(found[1]), int(found[2]), shared, spills, tensor_core, max(widths, default=0))
+    return Facts(int(found[1]), int(found[2]), shared, spills, tensor_core, *_bytes(accesses, 16))
+
+
+def _access(name: str, kinds: list[str]) -> tuple[bool, int]:
+    """Whether an instruction loads, and its bytes a lane; a tensor copied by tiles is as wide as there is."""
+    width = 16 if name.startswith("UTMA") else next((WIDTHS[kind] for kind in kinds if kind in WIDTHS), 4)
+    return "LD" in name, width
+
+
+def _bytes(accesses: list[tuple[bool, int]], wide_store: int) -> tuple[int, int, int, int]:
+    """Bytes of all loads and of wide ones, of all stores and of wide ones."""
+    loads, stores = ([width for load, width in accesses if load is kind] for kind in (True, False))
+    wide_loads, wide_stores = (width for width in loads if width >= 16), (w for w in stores if w >= wide_store)
+    return sum(loads), sum(wide_loads), sum(stores), sum(wide_stores)
 
 
 def _amd(code: str, shared: int) -> Facts:
@@ -74,12 +91,11 @@ def _amd(code: str, shared: int) -> Facts:
         found = re.search(rf"\.{key}:\s*(\d+)", code)
         return int(found[1]) if found else 0
 
-    kinds = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "ushort": 16, "short": 16}
-    accesses = re.findall(r"\b(?:buffer|global|flat)_(?:load|store)_(dwordx4|dwordx3|dwordx2|dword|ushort|short)", code)
+    accesses = [(kind == "load", AMD_WIDTHS[width]) for kind, width in re.findall(AMD_ACCESS, code)]
     spills = number("vgpr_spill_count") + number("sgpr_spill_count")
     tensor_core = len(re.findall(TENSOR_CORE["gfx942"], code))
-    widest = max((kinds[kind] for kind in accesses), default=0)
-    return Facts(number("vgpr_count"), number("private_segment_fixed_size"), shared, spills, tensor_core, widest)
+    own = number("vgpr_count"), number("private_segment_fixed_size")
+    return Facts(*own, shared, spills, tensor_core, *_bytes(accesses, 8))
 
 
 def table(path: Path) -> dict[str, dict[str, dict[str, int]]]:

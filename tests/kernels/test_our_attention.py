@@ -226,6 +226,35 @@ def test_a_growing_cache_compiles_no_kernel_anew(kv_heads: int) -> None:
     assert len(found) == 3
 
 
+@pytest.mark.parametrize(
+    ("queries", "head_dim", "dtype", "taken"),
+    [
+        (64, 96, torch.bfloat16, True), (64, 128, torch.bfloat16, False), (32, 192, torch.float16, True),
+        (32, 256, torch.bfloat16, False), (16, 256, torch.bfloat16, True), (8, 128, torch.float32, True),
+        (64, 64, torch.float32, False), (65, 64, torch.bfloat16, False),
+    ],
+)  # fmt: skip
+def test_decoding_takes_the_queries_that_registers_hold(
+    queries: int, head_dim: int, dtype: torch.dtype, taken: bool
+) -> None:
+    q, cache = (torch.empty(1, 2, n, head_dim, dtype=dtype, device="meta") for n in (queries, 300))
+    with torch.inference_mode(), attention_backend("triton", "sm90"), Seen() as seen:
+        attention_with_cache(q, q, q, cache, cache, 200)
+    ours = [name for name in seen.names if name.startswith("minimodels::")]
+    assert ours == ["minimodels::decode_attention" if taken else "minimodels::flash_attention"]
+
+
+def test_rotated_keys_that_registers_do_not_hold_are_refused() -> None:
+    rotate = OPERATORS["minimodels::temporal_attention"].plan
+    for n, head_dim, taken in ((64, 128, True), (128, 64, True), (128, 128, False), (16, 160, False)):
+        q, table = _meta(1, 3, 2, n, head_dim), _meta(n, head_dim)
+        if taken:
+            assert rotate(q, q, q, None, table, table, True, 0.1)[1]
+        else:
+            with pytest.raises(ValueError, match=f"at most 128 features, 8,192 in all; not {n} of {head_dim}"):
+                rotate(q, q, q, None, table, table, True, 0.1)
+
+
 def test_a_few_programs_share_the_keys_of_cross_attention() -> None:
     """Keys are read again by every program: as many blocks of queries go to one as leave no multiprocessor idle."""
     q, k = _meta(1, 64, 8, 4096, 40), _meta(1, 64, 8, 77, 40)

@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from minimodels.kernels import decode_attention as module
+from tests.kernels.matrix_targets import TARGETS
 
 OPERATOR = "minimodels::decode_attention"
+NARROW = {  # a bias goes where its scores are; of few float32 keys a lane takes 8 bytes
+    "64 queries a head, bias, 96": TARGETS, "32 queries a head, bias, 64, float32": ("gfx942",),
+    "64, float32": ("gfx942",),
+}  # fmt: skip
 
 
 def arguments(
@@ -56,6 +61,15 @@ LARGE = {
     "160": _large(2, 8, 160, 2000, 4096),
     "256": _large(2, 8, 256, 2000, 4096),
     "128, 64-bit offsets": _large(256, 32, 128, 4000, 4096),
+    "64 queries a head, bias, 96": _large(1, 8, 96, 2000, 4096, n=64, bias=(1, 8, 64, 2064), position=0),
+    "32 queries a head, bias, 128, 64-bit offsets": _large(
+        256, 32, 128, 4000, 4096, n=32, bias=(1, 32, 32, 4032), position=0
+    ),
+    "32 queries a head, bias, 192": _large(1, 8, 192, 2000, 4096, n=32, bias=(1, 8, 32, 2032), position=0),
+    "16 queries a head, bias, 256": _large(1, 8, 256, 2000, 4096, n=16, bias=(1, 8, 16, 2016), position=0),
+    "32 queries a head, bias, 64, float32": _large(
+        1, 8, 64, 2000, 4096, n=32, bias=(1, 8, 32, 2032), position=0, dtype=torch.float32
+    ),
     "64, float32": _large(2, 64, 64, 1000, 1024, dtype=torch.float32),
 }
 
@@ -65,4 +79,4 @@ def small(name: str, dtype: torch.dtype) -> tuple[Any, ...]:
     return arguments(**SMALL[name], dtype=dtype)
 
 
-__all__ = ["LARGE", "OPERATOR", "SMALL", "module", "small"]
+__all__ = ["LARGE", "NARROW", "OPERATOR", "SMALL", "module", "small"]

@@ -9,6 +9,7 @@ import torch
 from minimodels.kernels import maskgit_step as module
 
 OPERATOR = "minimodels::draw_token"
+NARROW_STORES = True  # one token a row
 
 
 def arguments(
@@ -42,4 +43,4 @@ def small(name: str, dtype: torch.dtype) -> tuple[Any, ...]:
     return arguments(sizes["b"], sizes["vocab"], rows=sizes.get("rows", 1), dtype=dtype)
 
 
-__all__ = ["LARGE", "OPERATOR", "SMALL", "module", "small"]
+__all__ = ["LARGE", "NARROW_STORES", "OPERATOR", "SMALL", "module", "small"]

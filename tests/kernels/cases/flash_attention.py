@@ -10,6 +10,7 @@ from minimodels.kernels import flash_attention as module
 from tests.kernels.cases import temporal_attention
 
 OPERATOR = "minimodels::flash_attention"
+NARROW = {"Stable Diffusion, 40": ("sm80",)}  # of 32 keys a thread takes 8 bytes; more have no room
 
 
 def arguments(*sizes: int, **options: Any) -> tuple[Any, ...]:
@@ -47,6 +48,7 @@ LARGE = {
     "causal, grouped keys, 128": _large(1, 1, 64, 4096, 128, kv_heads=8, causal=True),
     "T5, bias": _large(1, 2, 64, 256, 64, bias=(1, 64, 256, 256)),
     "bias, 160": _large(1, 2, 8, 1024, 160, bias=(1, 8, 1024, 1024)),
+    "causal, bias, 192": _large(1, 2, 8, 1024, 192, causal=True, bias=(1, 8, 1024, 1024)),
     "256": _large(1, 2, 8, 1024, 256),
     "128, 64-bit offsets": _large(4, 65536, 8, 256, 128),
     "64, float32": _large(1, 2, 8, 1024, 64, dtype=torch.float32),
@@ -58,4 +60,4 @@ def small(name: str, dtype: torch.dtype) -> tuple[Any, ...]:
     return arguments(**SMALL[name], dtype=dtype)
 
 
-__all__ = ["LARGE", "OPERATOR", "SMALL", "module", "small"]
+__all__ = ["LARGE", "NARROW", "OPERATOR", "SMALL", "module", "small"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from minimodels.kernels import guided_step as module
+from tests.kernels.matrix_targets import TARGETS
 
 OPERATOR = "minimodels::guided_step"
 
@@ -45,7 +46,7 @@ LARGE = {
     "float32, not guided": arguments(2, 3, 256, 256, scale=None, dtype=torch.float32, device="meta"),
     "beyond 2^31": arguments(16, 3, 76, 768, 768, device="meta"),
 }
-NARROW = ("SD 1.5, prediction channels last",)  # 4 channels side by side, of which a thread takes one at a time
+NARROW = {"SD 1.5, prediction channels last": TARGETS}  # 4 channels side by side, of which a thread takes one at a time
 
 
 def small(name: str, dtype: torch.dtype) -> tuple[Any, ...]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from minimodels.kernels import rotary as module
+from tests.kernels.matrix_targets import TARGETS
 
 OPERATOR = "minimodels::rotate"
-NARROW = ("40 features",)  # halves of 20 begin 40 bytes apart
+NARROW = {"40 features": TARGETS}  # halves of 20 begin 40 bytes apart
 
 
 def arguments(

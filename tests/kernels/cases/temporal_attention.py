@@ -10,6 +10,7 @@ from torch import Tensor
 from minimodels.kernels import temporal_attention as module
 
 OPERATOR = "minimodels::temporal_attention"
+NARROW = {"16 frames, 128, causal, bias, rotary": ("gfx942",)}  # loaded as matrix instructions take it
 UNTRAINED = (4, 5)  # rotary tables: asking for their gradient is an error
 
 
@@ -38,7 +39,8 @@ SMALL = {
     "one position": {"b": 1, "p": 1, "heads": 2, "n": 16, "d": 64},
     "40 features, causal": {"b": 1, "p": 6, "heads": 2, "n": 16, "d": 40, "causal": True},
     "80 features, bias": {"b": 1, "p": 3, "heads": 2, "n": 9, "d": 80, "bias": (2, 9, 9)},
-    "160 features, rotary": {"b": 1, "p": 2, "heads": 2, "n": 5, "d": 160, "rotary": True},
+    "160 features": {"b": 1, "p": 2, "heads": 2, "n": 5, "d": 160},
+    "100 features, two blocks of queries, rotary": {"b": 1, "p": 2, "heads": 2, "n": 29, "d": 100, "rotary": True},
     "rotary, causal, fewer queries": {"b": 2, "p": 3, "heads": 2, "n": 3, "m": 11, "d": 20, "rotary": True,
         "causal": True},
     "bias of every position, causal": {"b": 2, "p": 3, "heads": 2, "n": 6, "d": 32, "bias": (2, 3, 2, 6, 6),
@@ -53,6 +55,21 @@ LARGE = {
     "16 frames, 64": arguments(2, 4096, 8, 16, 64, device="meta"),
     "16 frames, 64, float16, causal, bias, rotary": arguments(
         2, 4096, 8, 16, 64, causal=True, bias=(8, 16, 16), rotary=True, dtype=torch.float16, device="meta"
+    ),
+    "16 frames, 128, causal, bias, rotary": arguments(
+        2, 1024, 8, 16, 128, causal=True, bias=(8, 16, 16), rotary=True, device="meta"
+    ),
+    "32 frames, 128, causal, bias, rotary": arguments(
+        2, 1024, 8, 32, 128, causal=True, bias=(8, 32, 32), rotary=True, device="meta"
+    ),
+    "76 frames, 64, causal, bias, rotary": arguments(
+        1, 4096, 8, 76, 64, causal=True, bias=(8, 76, 76), rotary=True, device="meta"
+    ),
+    "64 frames, 128, causal, bias, rotary": arguments(
+        1, 1024, 8, 64, 128, causal=True, bias=(8, 64, 64), rotary=True, device="meta"
+    ),
+    "24 frames, 64, float32, causal, bias, rotary": arguments(
+        1, 1024, 8, 24, 64, causal=True, bias=(8, 24, 24), rotary=True, dtype=torch.float32, device="meta"
     ),
     "16 frames, 40": arguments(2, 4096, 8, 16, 40, device="meta"),
     "16 frames, 80": arguments(2, 1024, 8, 16, 80, device="meta"),
@@ -69,4 +86,4 @@ def small(name: str, dtype: torch.dtype) -> tuple[Any, ...]:
     return arguments(**SMALL[name], dtype=dtype)
 
 
-__all__ = ["LARGE", "OPERATOR", "SMALL", "UNTRAINED", "module", "small"]
+__all__ = ["LARGE", "NARROW", "OPERATOR", "SMALL", "UNTRAINED", "module", "small"]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from minimodels.kernels import temporal_conv as module
+from tests.kernels.matrix_targets import TARGETS
 
 OPERATOR = "minimodels::temporal_conv"
-NARROW = ("500 channels",)
+NARROW = {"500 channels": TARGETS}
 
 
 def arguments(

@@ -9,6 +9,7 @@ import torch
 from minimodels.kernels import maskgit_step as module
 
 OPERATOR = "minimodels::unmask_step"
+NARROW_STORES = True  # one token a row
 
 
 def arguments(
@@ -54,4 +55,4 @@ def small(name: str, dtype: torch.dtype) -> tuple[Any, ...]:
     return arguments(**SMALL[name], dtype=dtype)
 
 
-__all__ = ["LARGE", "OPERATOR", "SMALL", "module", "small"]
+__all__ = ["LARGE", "NARROW_STORES", "OPERATOR", "SMALL", "module", "small"]
