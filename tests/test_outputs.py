@@ -12,6 +12,8 @@ from minimodels.run import build
 SHAPES = {  # of one sample, worked out from the config files by hand
     "amused-tiny": (3, 24, 24),  # run.image_size
     "animatediff-tiny": (3, 5, 24, 24),  # run.frames, run.image_size
+    "dit-tiny": (3, 12, 12),
+    "flux-tiny": (3, 12, 12),
     "imagen-tiny": (3, 48, 48),
     "llama-tiny": (18,),  # 7 of the prompt and 11 generated
     "make-a-video-tiny": (3, 5, 36, 36),  # of 3 frames, one put between each two
@@ -22,6 +24,7 @@ SHAPES = {  # of one sample, worked out from the config files by hand
     "prod-image-tiny": (3, 24, 24),
     "sdxl-tiny": (3, 24, 24),
     "stable-diffusion-tiny": (3, 24, 24),
+    "wan-tiny": (3, 5, 24, 40),
 }
 
 

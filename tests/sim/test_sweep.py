@@ -112,9 +112,9 @@ def test_devices_that_share_a_walk_are_priced_as_alone(name: str, monkeypatch: p
     walked: list[str] = []
     walk = simulation.walk_job
 
-    def noted(job: Any, run: Any, target: device.Device, *more: Any) -> Any:
+    def noted(job: Any, run: Any, target: device.Device, *more: Any, **options: Any) -> Any:
         walked.append(target.name)
-        return walk(job, run, target, *more)
+        return walk(job, run, target, *more, **options)
 
     monkeypatch.setattr(simulation, "walk_job", noted)
     names = ["a100-40gb", "a100-80gb", "h100-sxm", "h200"]
