@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minimodels.sim.commands import design, evidence, study, teaching, training
+from minimodels.sim.commands import design, evidence, learning, study, teaching, training
 from minimodels.sim.commands.options import LENGTHS, model_options, run_options
 from minimodels.sim.commands.printing import printed
 
@@ -287,7 +287,14 @@ def _profile(config: Config, options: dict[str, Any]) -> Profile:
         return simulate(config, run, progress)
 
 
-for command in (*evidence.COMMANDS, *study.COMMANDS, *design.COMMANDS, *teaching.COMMANDS, *training.COMMANDS):
+for command in (
+    *evidence.COMMANDS,
+    *study.COMMANDS,
+    *design.COMMANDS,
+    *learning.COMMANDS,
+    *teaching.COMMANDS,
+    *training.COMMANDS,
+):
     main.add_command(command)
 
 

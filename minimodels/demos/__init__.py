@@ -1,0 +1,1 @@
+"""Five families that learn from scratch in minutes on a CPU: their data, the training loop, the judge."""

@@ -1,0 +1,127 @@
+"""Autoencoders with a codebook, as the demos train them: reconstruction alone, neither adversary nor perceptual loss.
+
+The gradient passes from the code to the vector it stands for; codes that nothing is near to start again at a vector.
+
+Sources: van den Oord et al. 2017 (VQ-VAE), arXiv 1711.00937; Dhariwal et al. 2020 (Jukebox), arXiv 2005.00341,
+section 3 (restarts of codes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minimodels.autoencoder import VqAutoencoder
+from minimodels.autoencoder_config import VqDecoder as VqDecoderConfig
+from minimodels.config import VitDecoder as VitDecoderConfig
+from minimodels.pixel_decoder import VitDecoder, VqDecoder
+from minimodels.transformer import Stack
+
+COMMITMENT = 0.25  # of the vectors to their codes, beside 1 of the codes to the vectors: VQ-VAE, section 3.2
+PATIENCE = 20  # steps that a code may go unused
+
+
+class VitEncoder(nn.Module):
+    """Pixels (b, 3, h, w) -> a vector for each patch (b, n, code_dim), by the config of the decoder it mirrors.
+
+    Source: Yu et al. 2021 (ViT-VQGAN), arXiv 2110.04627, section 3.1.
+    """
+
+    def __init__(self, config: VitDecoderConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.from_pixels = nn.Linear(3 * config.patch_size**2, config.stack.dim)
+        self.stack = Stack(config.stack, config.grid**2, causal=False)
+        self.to_code = nn.Linear(config.stack.dim, config.code_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.patch_size
+        patches = rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
+        return self.to_code(self.stack(self.from_pixels(patches)))
+
+
+class Quantised(nn.Module):
+    """An encoder and a decoder with a codebook between them: pixels (b, 3, h, w) to codes and back.
+
+    vectors: of pixels, (b, ..., code_dim), as the decoder takes codes (b, ...); unit: both are compared by direction.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: VitDecoder | VqDecoder, *, unit: bool) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.unit = encoder, decoder, unit
+        self.idle: Tensor
+        self.register_buffer("idle", torch.full((len(decoder.codebook.weight),), PATIENCE))
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """Pixels to vectors, of length 1 where only directions count."""
+        z = self.encoder(x)
+        return F.normalize(z, dim=-1) if self.unit else z
+
+    def codebook(self) -> Tensor:
+        """The codes' vectors (codebook_size, code_dim)."""
+        weight = self.decoder.codebook.weight
+        return F.normalize(weight, dim=-1) if self.unit else weight
+
+    def codes(self, z: Tensor) -> Tensor:
+        """The codes nearest to vectors."""
+        return torch.cdist(z.flatten(0, -2), self.codebook()).argmin(dim=1).view(z.shape[:-1])
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, chunk: int = 256) -> Tensor:
+        """Pixels to codes."""
+        return torch.cat([self.codes(self.vectors(some)) for some in x.split(chunk)])
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Squared error of the pixels, and of vectors and codes to each other."""
+        z = self.vectors(x)
+        self._restart(z, generator)
+        codes = self.codes(z.detach())
+        self.idle += 1
+        self.idle[codes.flatten()] = 0
+        near = self.codebook()[codes]
+        apart = F.mse_loss(near, z.detach()) + COMMITMENT * F.mse_loss(z, near.detach())
+        return F.mse_loss(self._through(codes, z), x) + apart
+
+    @torch.no_grad()
+    def _restart(self, z: Tensor, generator: torch.Generator) -> None:
+        """Put codes that have gone unused for long where vectors of this step are."""
+        unused, flat = self.idle >= PATIENCE, z.flatten(0, -2)
+        chosen = flat[torch.randint(len(flat), (len(unused),), generator=generator)]
+        weight = self.decoder.codebook.weight
+        weight.copy_(torch.where(unused[:, None], chosen, weight))
+        self.idle.masked_fill_(unused, 0)
+
+    def _through(self, codes: Tensor, z: Tensor) -> Tensor:
+        """Codes to pixels, whose gradient goes on to the vectors as if these had been decoded."""
+        hook: Callable[..., Tensor] = lambda module, given, code: code + (z - z.detach())
+        handle = self.decoder.codebook.register_forward_hook(hook)
+        try:
+            return self.decoder(codes)
+        finally:
+            handle.remove()
+
+
+def of_vit(config: VitDecoderConfig, decoder: VitDecoder) -> Quantised:
+    """The autoencoder of a ViT-VQGAN around its decoder."""
+    return Quantised(VitEncoder(config), decoder, unit=True)
+
+
+class ConvVectors(nn.Module):
+    """The encoder half of a VQGAN: pixels (b, 3, h, w) -> vectors (b, h', w', code_dim)."""
+
+    def __init__(self, config: VqDecoderConfig) -> None:
+        super().__init__()
+        whole = VqAutoencoder(config)
+        self.encoder, self.to_code = whole.encoder, whole.to_code
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rearrange(self.to_code(self.encoder(x)), "b c h w -> b h w c")
+
+
+def of_conv(config: VqDecoderConfig, decoder: VqDecoder) -> Quantised:
+    """The autoencoder of a VQGAN around its decoder."""
+    return Quantised(ConvVectors(config), decoder, unit=False)
