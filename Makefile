@@ -10,7 +10,7 @@ VENV = .venv
 RUN = $(VENV)/bin/python -m
 PIP = $(RUN) pip
 
-.PHONY: profile test test-all bench-peers gpu clean
+.PHONY: profile test test-all bench-peers demos gpu clean
 .DELETE_ON_ERROR:
 
 profile: $(VENV)/installed
@@ -30,6 +30,17 @@ test-all: $(VENV)/installed-test
 # UNets beside those of diffusers, about ten minutes on two cores.
 bench-peers: $(VENV)/installed-test
 	$(RUN) tests.parity.bench_peers
+
+# The demos, one after another, their results into results/demos/: about an hour on two idle cores. What is finished is
+# skipped, what was killed goes on. `make demos FAMILIES=video SEEDS=0` runs one.
+FAMILIES = pixel-diffusion latent-diffusion autoregressive parallel-decoding video
+SEEDS = 0 1 2
+demos: $(foreach family,$(FAMILIES),$(foreach seed,$(SEEDS),results/demos/$(family)-$(seed).json))
+
+results/demos/%.json: | $(VENV)/installed
+	mkdir -p results/demos
+	$(VENV)/bin/minibench demo $(shell echo $* | sed 's/-[0-9]*$$//') --seed $(shell echo $* | sed 's/.*-//') --out demos/$*
+	cp demos/$*/result.json $@
 
 # All that needs a GPU, into results/GPU/, in parts of at most nine minutes: a part with a result is skipped unless
 # FORCE=1. From the checkout, with the torch that PYTHON has; `make gpu PARTS="ceilings tests"` runs these parts, and

@@ -37,7 +37,7 @@ def save(labels: Tensor, pixels: Tensor, each: int, folder: Path) -> Path:
         figures.save(grid(labels, rearrange(strips, "m k c h w -> m h (k w) c").numpy()), path)
         return path
     path, count = folder / "samples.gif", len(DIRECTIONS)
-    whole = rearrange(strips[:, 0], "(p d) c f h w -> f p h (d w) c", d=count).numpy()
+    whole = rearrange(strips[:, :2], "(p d) k c f h w -> f p h (d k w) c", d=count).numpy()
     write_whole(path, _animated([grid(labels[::count, :2], frame, " ".join(DIRECTIONS)) for frame in whole]))
     return path
 

@@ -15,33 +15,29 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minimodels.autoencoder import VqAutoencoder
 from minimodels.autoencoder_config import VqDecoder as VqDecoderConfig
 from minimodels.config import VitDecoder as VitDecoderConfig
 from minimodels.pixel_decoder import VitDecoder, VqDecoder
-from minimodels.transformer import Stack
 
 COMMITMENT = 0.25  # of the vectors to their codes, beside 1 of the codes to the vectors: VQ-VAE, section 3.2
 PATIENCE = 20  # steps that a code may go unused
 
 
-class VitEncoder(nn.Module):
-    """Pixels (b, 3, h, w) -> a vector for each patch (b, n, code_dim), by the config of the decoder it mirrors.
+class PatchEncoder(nn.Module):
+    """Pixels (b, 3, h p, w p) -> a vector for each patch, (b, h, w, code_dim), of its own pixels alone.
 
-    Source: Yu et al. 2021 (ViT-VQGAN), arXiv 2110.04627, section 3.1.
+    The encoders of the papers see the whole picture, as their decoders do. A small transformer learns to write codes
+    much sooner where the same patch has the same code in every picture.
     """
 
-    def __init__(self, config: VitDecoderConfig) -> None:
+    def __init__(self, patch_size: int, code_dim: int, width: int = 96) -> None:
         super().__init__()
-        self.patch_size = config.patch_size
-        self.from_pixels = nn.Linear(3 * config.patch_size**2, config.stack.dim)
-        self.stack = Stack(config.stack, config.grid**2, causal=False)
-        self.to_code = nn.Linear(config.stack.dim, config.code_dim)
+        self.patch_size = patch_size
+        self.layers = nn.Sequential(nn.Linear(3 * patch_size**2, width), nn.GELU(), nn.Linear(width, code_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.patch_size
-        patches = rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
-        return self.to_code(self.stack(self.from_pixels(patches)))
+        return self.layers(rearrange(x, "b c (h p) (w q) -> b h w (c p q)", p=p, q=p))
 
 
 class Quantised(nn.Module):
@@ -106,22 +102,11 @@ class Quantised(nn.Module):
 
 
 def of_vit(config: VitDecoderConfig, decoder: VitDecoder) -> Quantised:
-    """The autoencoder of a ViT-VQGAN around its decoder."""
-    return Quantised(VitEncoder(config), decoder, unit=True)
-
-
-class ConvVectors(nn.Module):
-    """The encoder half of a VQGAN: pixels (b, 3, h, w) -> vectors (b, h', w', code_dim)."""
-
-    def __init__(self, config: VqDecoderConfig) -> None:
-        super().__init__()
-        whole = VqAutoencoder(config)
-        self.encoder, self.to_code = whole.encoder, whole.to_code
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rearrange(self.to_code(self.encoder(x)), "b c h w -> b h w c")
+    """An autoencoder around the decoder of a ViT-VQGAN, which takes codes (b, n)."""
+    encoder = nn.Sequential(PatchEncoder(config.patch_size, config.code_dim), nn.Flatten(1, 2))
+    return Quantised(encoder, decoder, unit=True)
 
 
 def of_conv(config: VqDecoderConfig, decoder: VqDecoder) -> Quantised:
-    """The autoencoder of a VQGAN around its decoder."""
-    return Quantised(ConvVectors(config), decoder, unit=False)
+    """An autoencoder around the decoder of a VQGAN, which takes codes (b, h, w)."""
+    return Quantised(PatchEncoder(config.grows, config.code_dim), decoder, unit=False)
