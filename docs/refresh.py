@@ -4,8 +4,8 @@ A ```console block holds lines "$ command" and what each prints; a ```toml or ``
 written to FILE in the scratch folder the commands run in. A picture that a command draws into a file
 under docs/ is refreshed with it. Every figure in the docs is thus a command's.
 
-    python docs/refresh.py            rewrite README.md and docs/*.md
-    python docs/refresh.py --check    change nothing, exit 1 and show the difference if they are out of date
+    python docs/refresh.py [PAGE...]            rewrite these pages; without any, README.md and docs/*.md
+    python docs/refresh.py --check [PAGE...]    change nothing, exit 1 and show the difference if they are out of date
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,13 +58,14 @@ def refresh(text: str, folder: Path) -> str:
     return BLOCK.sub(execute, text)
 
 
-def main(check: bool) -> int:
-    """Refresh all pages; with `check` only compare them."""
+def main(check: bool, chosen: Sequence[str]) -> int:
+    """Refresh the chosen pages, or all; with `check` only compare them."""
+    pages = [Path(page) for page in chosen] or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     stale = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "docs").mkdir()
-        for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for page in pages:
             before = page.read_text()
             after = refresh(before, folder)
             if before != after:
@@ -82,4 +84,4 @@ def main(check: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main("--check" in sys.argv[1:]))
+    sys.exit(main("--check" in sys.argv[1:], [page for page in sys.argv[1:] if page != "--check"]))
