@@ -52,6 +52,8 @@ def ours() -> bool:
 def attention_backend(name: str, target: str | None = None) -> Iterator[None]:
     """Run every `attention()` inside with backend `name`; `target` decides on `meta` tensors, where nothing runs.
 
+    Example: docs/python.md.
+
     Raises:
         ValueError: there is no such backend, or, without a target, it is a package that is not installed.
     """

@@ -1,6 +1,8 @@
 """minimodels: text-to-image and text-to-video architectures from scratch, measured or simulated.
 
-The public names load on first use, so that importing the package costs nothing.
+    profile = minimodels.simulate(minimodels.load("parti-3b"), device="h100-sxm", attention="flash")
+
+The public names load on first use, so that importing the package costs nothing. docs/python.md has an example of each.
 """
 
 from __future__ import annotations

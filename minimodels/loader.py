@@ -33,6 +33,7 @@ def load(name: str | Path, overrides: Iterable[str] = (), lengths: Mapping[str, 
 
     name: "parti-20b", "parti-20b-config" or "path/to/mine.toml", also as a Path; value: TOML, a bare word is a string;
     lengths: run options of the architecture such as {"prompt_len": 512}, those that are None left as they are.
+    Example: docs/python.md.
 
     Raises:
         ValueError: unknown name, unreadable file, invalid TOML, unknown or missing key, impossible size.

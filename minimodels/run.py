@@ -36,7 +36,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class Run(Options):
-    """Options of a run that are not architecture; lengths stand in the config's [run] section."""
+    """Options of a run that are not architecture; lengths stand in the config's [run] section.
+
+    Example: docs/python.md.
+    """
 
     attention: Literal[BACKENDS] = "sdpa"  # type: ignore[valid-type]
 
@@ -107,7 +110,7 @@ def build(
     only: the one part that is built.
 
     On `meta` nothing is allocated. Elsewhere weights are drawn so that activations stay of order one: zeros
-    and NaNs would change a GPU's power and clocks.
+    and NaNs would change a GPU's power and clocks. Example: docs/python.md.
 
     Raises:
         ValueError: no such device or dtype.

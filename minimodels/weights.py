@@ -43,7 +43,7 @@ def from_pretrained(
     """The module of a directory that diffusers or transformers wrote, in evaluation mode, with its weights.
 
     dtype: of all weights, by name or itself; None: the one they are stored in. variant: such as "fp16", of files named
-    after it; None: those without, or where there are none, the only variant there is.
+    after it; None: those without, or where there are none, the only variant there is. Example: docs/python.md.
 
     Raises:
         ValueError: no such device or dtype; no safetensors, or not those of the variant; the class, a setting or a

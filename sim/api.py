@@ -66,7 +66,7 @@ def simulate(model: Any, /, *inputs: Any, **options: Any) -> Profile:
     kernels or mode as keywords. Only sizes and dtypes are read: weights may be on `meta`, nothing is computed. A
     module's `F.scaled_dot_product_attention` runs as `attention` says; its operators without a formula are listed
     (`Profile.unmodelled()`), not dropped.
-    device: see `minibench devices`; "auto" and none are an A100-80GB.
+    device: see `minibench devices`; "auto" and none are an A100-80GB. Example: docs/python.md.
 
     Raises:
         ValueError: unknown device or option, both a `Run` and keywords, neither config nor module, a pinned backend
@@ -105,7 +105,7 @@ def measure(model: Any, /, *inputs: Any, **options: Any) -> Profile:
     """The measured profile of an architecture's inference, or of one call of a module, on the device at hand.
 
     As `simulate`; device is "cuda" or "cpu", "auto" and none are CUDA if there is one, else the CPU. A module and its
-    inputs must be there. Scopes are attached to its submodules by hooks while it runs.
+    inputs must be there. Scopes are attached to its submodules by hooks while it runs. Example: docs/python.md.
 
     Raises:
         ValueError: no such device, weights elsewhere, or what `simulate` raises.

@@ -173,7 +173,10 @@ class DeviceRecord(Record):
 
 
 class Profile(Record):
-    """One inference of one model on one device, measured or simulated."""
+    """One inference of one model on one device, measured or simulated.
+
+    Example: docs/python.md; docs/profile.md says what each key means.
+    """
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     source: Literal["measured", "simulated"]

@@ -42,7 +42,7 @@ def compare(*variants: Model | Profile, **options: Unpack[RunOptions]) -> Compar
     """What differs between two or more variants, and what that does to time, FLOPs, bytes, memory and parameters.
 
     variants: profiles, which are taken as they are; configs, names of architectures and paths of .toml files, which are
-    simulated, device and the other options being fields of `Run`.
+    simulated, device and the other options being fields of `Run`. Example: docs/python.md.
 
     Raises:
         ValueError: fewer than two variants, no such architecture, or what `simulate` raises.
@@ -69,7 +69,7 @@ def sweep(
     kernels, layout, mode or resident. device: one or several, running fastest. out: a file that every point is appended
     to as it is finished, and is not made again if it is there. jobs: processes; with more than one, a script that calls
     this needs `if __name__ == "__main__":`. options: fields of `Run` that do not vary. A point that cannot be built has
-    the status "failed" and says why; the others have metrics in SI units.
+    the status "failed" and says why; the others have metrics in SI units. Example: docs/python.md.
 
     Raises:
         ValueError: no such architecture, axis, device or option, or `out` cannot be written.
