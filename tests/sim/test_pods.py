@@ -117,7 +117,9 @@ def test_a_profile_without_rates_is_refused() -> None:
 
 def test_the_command_shows_the_ways_and_draws_them(tmp_path: Path) -> None:
     picture = tmp_path / "pods.svg"
-    shown = CliRunner().invoke(main, ["pods", "llama-tiny", "--gen-len", "5", "--plot", str(picture)])
+    shown = CliRunner().invoke(
+        main, ["pods", "llama-tiny", "--gen-len", "5", "--plot", str(picture)], env={"COLUMNS": "100"}
+    )
     assert shown.exit_code == 0, shown.output
     assert "SIMULATED" in shown.stdout and "one batch of 2" in " ".join(shown.stdout.split())
     assert "at most" in " ".join(shown.stdout.split())
