@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minimodels.demos.data import tokens
-from minimodels.demos.diffusion import denoising_loss, normal, some_dropped
+from minimodels.demos.diffusion import denoising_loss, normal, some_dropped, start_quiet
 from minimodels.demos.training import Stage
 from minimodels.diffusion_config import CascadedDiffusion
 from minimodels.diffusion_pipelines import enlarge
@@ -22,6 +22,8 @@ class Cascade:
 
     def __init__(self, config: CascadedDiffusion, parts: nn.ModuleDict, labels: Tensor, pixels: Tensor) -> None:
         self.config, self.trained = config, parts
+        for name in config.networks:
+            start_quiet(parts[name])
         self.text = tokens(labels, config.text_encoder.text_len)
         self.pixels = [F.avg_pool2d(pixels, config.sides[-1] // side) for side in config.sides]
 

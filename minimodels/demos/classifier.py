@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from minimodels.demos.data import COLOURS, DIRECTIONS, SHAPES, draw, drawn_labels
 
+FINEST = 32  # pixels a side that it looks at; larger pictures are averaged down
 NOISE = 0.15  # of the pixels it learns from, so that it does not trip over a generated sample's grain
 
 
@@ -24,7 +25,7 @@ class Classifier(nn.Module):
         self.side, self.frames = side, frames
         self.classes = [len(SHAPES), len(COLOURS)] + ([len(DIRECTIONS)] if frames else [])
         layers: list[nn.Module] = []
-        channels = 3 * (frames or 1)
+        channels, side = 3 * (frames or 1), min(side, FINEST)
         while side > 4:
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
             channels, width, side = width, min(2 * width, 96), side // 2
@@ -34,6 +35,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = rearrange(x, "b c f h w -> b (c f) h w") if self.frames else x
+        x = F.avg_pool2d(x, self.side // FINEST) if self.side > FINEST else x
         return self.head(self.features(x)).split(self.classes, dim=1)
 
     def loss(self, generator: torch.Generator, batch: int = 64) -> Tensor:

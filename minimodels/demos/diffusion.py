@@ -9,10 +9,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from minimodels.diffusion_config import Schedule
+from minimodels.efficient_unet import EfficientUNet
 from minimodels.samplers import signals
+from minimodels.unet import UNet
+from minimodels.unet_attention import SpatialTransformer, TextAppendedAttention
+from minimodels.unet_blocks import ResBlock
 
 DROPPED = 0.1  # share of captions that are left out in training, for guidance
 
@@ -25,6 +29,25 @@ def normal(like: Tensor, generator: torch.Generator) -> Tensor:
 def some_dropped(text: Tensor, generator: torch.Generator) -> Tensor:
     """Token numbers (b, n), a share of the rows without content, as guidance compares with (Ho and Salimans 2022)."""
     return torch.where(torch.rand(len(text), 1, generator=generator) < DROPPED, 0, text)
+
+
+@torch.no_grad()
+def start_quiet(network: nn.Module) -> None:
+    """Zero the last layer of a denoiser and of each of its residual branches, so that it starts as all shortcuts.
+
+    Source: the official code of Ho et al. 2020 and of ADM (`zero_module`).
+    """
+    for module in network.modules():
+        match module:
+            case UNet() | EfficientUNet() | SpatialTransformer():
+                last = module.leave
+            case ResBlock():
+                last = module.conv_out
+            case TextAppendedAttention():
+                last = module.attention.to_out
+            case _:
+                continue
+        last.weight.zero_()  # type: ignore[operator,union-attr]
 
 
 def denoising_loss(

@@ -41,7 +41,7 @@ class Autoregressive:
         return [
             Stage("tokenizer", self.tokenizer, self._reconstruction, tokenizer, 2e-3),
             Stage("super_resolution", larger, self._enlargement, upscaler, 2e-3, 0.0, self._encode),
-            Stage("transformer", writer, self._writing, transformer, 2e-3, 0.99, self._encode),
+            Stage("transformer", writer, self._writing, transformer, 2e-3, 0.998, self._encode, self._begin),
         ]
 
     def _reconstruction(self, generator: torch.Generator) -> Tensor:
@@ -49,6 +49,10 @@ class Autoregressive:
 
     def _encode(self) -> None:
         self.codes = self.tokenizer.encode(self.small)
+
+    def _begin(self) -> None:
+        decoder = cast(TextToTokens, self.parts["transformer"]).decoder
+        start_alike(self.tokenizer, decoder.embedding, decoder.head)
 
     def _enlargement(self, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(self.codes), (32,), generator=generator)
@@ -89,8 +93,8 @@ class Parallel:
         return [
             Stage("fine tokenizer", self.fine, lambda g: self._reconstruction(self.fine, g), fine, 2e-3),
             Stage("coarse tokenizer", self.coarse, lambda g: self._reconstruction(self.coarse, g), coarse, 2e-3),
-            Stage("transformer", lower, self._coarse_filling, transformer, 2e-3, 0.99, self._encode),
-            Stage("super_resolution", finer, self._fine_filling, upper, 2e-3, 0.99, self._encode),
+            Stage("transformer", lower, self._coarse_filling, transformer, 2e-3, 0.998, self._encode, self._begin),
+            Stage("super_resolution", finer, self._fine_filling, upper, 2e-3, 0.998, self._encode),
         ]
 
     def _reconstruction(self, tokenizer: quantised.Quantised, generator: torch.Generator) -> Tensor:
@@ -98,6 +102,11 @@ class Parallel:
 
     def _encode(self) -> None:
         self.low, self.high = (one.encode(self.pixels).flatten(1) for one in (self.coarse, self.fine))
+
+    def _begin(self) -> None:
+        lower, upper = (cast(MaskedTransformer, self.parts[name]) for name in ("transformer", "super_resolution"))
+        start_alike(self.coarse, lower.embedding, lower.head)
+        start_alike(self.fine, upper.embedding, upper.head)
 
     def _coarse_filling(self, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(self.low), (64,), generator=generator)
@@ -110,6 +119,18 @@ class Parallel:
         features = self.parts["text_encoder"](some_dropped(self.text[chosen], generator))
         network = cast(MaskedTransformer, self.parts["super_resolution"])
         return filling_loss(network, self.high[chosen], features, self.low[chosen], generator)
+
+
+@torch.no_grad()
+def start_alike(tokenizer: quantised.Quantised, embedding: nn.Embedding, head: nn.Linear | None) -> None:
+    """Give codes that stand for like patches like rows of the embedding and of the head, of the size they had."""
+    assert head is not None
+    vectors = tokenizer.codebook()
+    vectors = (vectors - vectors.mean(dim=0)) / vectors.std(dim=0)
+    generator = torch.Generator().manual_seed(0)
+    for weight, size in ((embedding.weight, 1.0), (head.weight, head.in_features**-0.5)):
+        mixed = vectors @ torch.randn(vectors.shape[1], weight.shape[1], generator=generator)
+        weight[: len(mixed)] = size * mixed / mixed.std()
 
 
 def filling_loss(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minimodels.autoencoder import KlAutoencoder
 from minimodels.demos.data import tokens
-from minimodels.demos.diffusion import denoising_loss, normal, some_dropped
+from minimodels.demos.diffusion import denoising_loss, normal, some_dropped, start_quiet
 from minimodels.demos.training import Stage
 from minimodels.diffusion_config import LatentDiffusion, LatentVideo
 
@@ -26,6 +26,7 @@ class Latents:
         self, config: LatentDiffusion | LatentVideo, parts: nn.ModuleDict, labels: Tensor, pixels: Tensor
     ) -> None:
         self.config, self.parts = config, parts
+        start_quiet(parts["unet"])
         self.autoencoder = KlAutoencoder(config.decoder)
         self.autoencoder.decoder = parts["decoder"]  # type: ignore[assignment]
         self.text, self.pixels = tokens(labels, config.text_encoder.text_len), pixels

@@ -30,8 +30,8 @@ Show = Callable[[str, int, int], None]
 class Stage:
     """Some steps that train `module` by `loss`, which draws all that is random from the generator it is given.
 
-    prepare: called before the first step, and again where a run resumes; average: how much of the averaged weights
-    stays in each step, 0: they are not averaged.
+    average: how much of the averaged weights stays in each step, 0: they are not averaged; prepare: called before the
+    first step, and again where a run resumes; begin: called before the first step alone, after `prepare`.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Stage:
     learning_rate: float
     average: float = 0.0
     prepare: Callable[[], None] | None = None
+    begin: Callable[[], None] | None = None
 
 
 @dataclass(slots=True)
@@ -90,6 +91,8 @@ class Trainer:
             if stage.prepare is not None:
                 stage.prepare()
             if self.optimizer is None:
+                if stage.begin is not None:
+                    stage.begin()
                 self._open(stage)
             due, recent = time.monotonic() + interval, math.nan
             stage.module.train().requires_grad_(True)
