@@ -33,10 +33,9 @@ Function = nn.Module | Callable[..., Any]
 OF_MODULES = ("device", "attention", "kernels", "mode", "warmup", "repeats")  # the rest are the module's or its inputs'
 
 
-class RunOptions(TypedDict, total=False):
-    """The fields of `Run` as keywords; device may also be "auto"."""
+class HowOptions(TypedDict, total=False):
+    """The fields of `Run` that say how, and not where, as keywords."""
 
-    device: str
     attention: str
     batch: int
     dtype: Literal["float32", "float16", "bfloat16", "float64"]
@@ -45,6 +44,12 @@ class RunOptions(TypedDict, total=False):
     layout: Literal["contiguous", "channels-last"]
     resident: Literal["all", "stage"]
     full: bool
+
+
+class RunOptions(HowOptions, total=False):
+    """All fields of `Run` as keywords; device may also be "auto"."""
+
+    device: str
     seed: int
     warmup: int
     repeats: int

@@ -18,6 +18,7 @@ class Term:
 
     meaning: str
     where: Where = ""
+    near: str = ""  # names of weights that it is looked for near
 
 
 GLOSSARY = {
@@ -56,13 +57,13 @@ GLOSSARY = {
     "channels": Term("channels of this resolution, or of this network", "weight"),
     "stem_channels": Term("channels behind the first convolution", "weight"),
     "res_blocks": Term("residual blocks of this resolution, down; one more on the way up", "layers"),
-    "in_channels": Term("channels that go in", "weight"),
-    "out_channels": Term("channels that come out", "weight"),
+    "in_channels": Term("channels that go in", "weight", "enter"),
+    "out_channels": Term("channels that come out", "weight", "leave"),
     "latent_channels": Term("channels of the latent image", "weight"),
     "time_dim": Term("features of the time embedding", "weight"),
     "embedding_dim": Term("features of an embedding", "weight"),
-    "context_dim": Term("features of the text where attention meets it", "weight"),
-    "second_context_dim": Term("features of the second text", "weight"),
+    "context_dim": Term("features of the text where attention meets it", "weight", "cross_attention.to_k"),
+    "second_context_dim": Term("features of the second text", "weight", "cross_attention.to_k"),
     "text_dim": Term("features of the text as its encoder gives them", "weight"),
     "projection": Term("features that a text is projected to", "weight"),
     "pooled_dim": Term("features of the pooled text", "weight"),

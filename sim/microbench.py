@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minimodels.kernels.ceilings import Ceilings, measure_ceilings
 from minimodels.kernels.protocol import WARMUPS, Timer
-from minimodels.sim.device import Constants
+from minimodels.sim.device import Constants, Device
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.validate import COLUMNS
 
@@ -245,6 +245,29 @@ def queued(timer: Timer) -> float:
         kernels()
     timer.host(kernels, WARMUPS)
     return median(timer.once(kernels, lambda _: None) for _ in range(RUNS)) / QUEUE
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What was timed on a GPU: rows to fit to, constants that need no fit and that `device` has already, and the
+    seconds of a queued kernel."""
+
+    device: Device
+    table: str
+    measured: dict[str, float]
+    queued: float
+
+    def constants(self, fitted: Device) -> dict[str, float]:
+        """All constants that were timed, once the others are fitted."""
+        return self.measured | {"kernel_gap": gap(self.queued, fitted.constants)}
+
+
+def timed(device: Device, timer: Timer, progress: Advance = silent) -> Timed:
+    """All that `calibrate` needs of the GPU that stands behind `timer`; device: its file as it is."""
+    measured = host(timer)
+    measured["gemm_sustained"] = min(1.0, sustained(timer) / device.peak_flops("float16"))
+    table = measure(device.name, timer, progress)
+    return Timed(device.with_constants(**measured), table, measured, queued(timer))
 
 
 def gap(each: float, constants: Constants) -> float:

@@ -174,7 +174,7 @@ def _numbers(part: str, section: Mapping[str, Any], traces: _Traces) -> Iterator
     for key, value in leaves(section):
         if not key.startswith("published"):
             term = GLOSSARY[re.sub(r"(\.\d+)+$", "", key).rpartition(".")[2]]
-            yield Number(key, value, term.meaning, traces.of(term.where, value, f"{part}.{key}"))
+            yield Number(key, value, term.meaning, traces.of(term.where, value, f"{part}.{key}.{term.near}"))
 
 
 def leaves(section: Any, path: str = "") -> Iterator[tuple[str, int | float]]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Unpack
 
 from minimodels import loader
 from minimodels.config import Architecture
 from minimodels.kinds import Config
 from minimodels.options import parse
 from minimodels.run import Run
-from minimodels.sim.api import RunOptions, simulate
+from minimodels.sim.api import HowOptions, RunOptions, simulate
 from minimodels.sim.comparison import Comparison, compare_profiles
 from minimodels.sim.profile import Profile
 from minimodels.sim.sweep import runner
@@ -23,19 +23,6 @@ from minimodels.sim.sweep.grid import Axis, Base
 from minimodels.sim.sweep.ledger import Point
 
 Model = str | Path | Config
-
-
-class SweepOptions(TypedDict, total=False):
-    """The fields of `Run` that all points of a sweep may share, as keywords."""
-
-    attention: str
-    batch: int
-    dtype: Literal["float32", "float16", "bfloat16", "float64"]
-    mode: Literal["eager", "graph", "compiled"]
-    kernels: Literal["torch", "triton"]
-    layout: Literal["contiguous", "channels-last"]
-    resident: Literal["all", "stage"]
-    full: bool
 
 
 def compare(*variants: Model | Profile, **options: Unpack[RunOptions]) -> Comparison:
@@ -61,7 +48,7 @@ def sweep(
     device: str | Sequence[str] = "a100-80gb",
     out: str | Path | None = None,
     jobs: int = 1,
-    **options: Unpack[SweepOptions],
+    **options: Unpack[HowOptions],
 ) -> list[Point]:
     """An architecture at every combination of the values of some axes, simulated: points in the order of the grid.
 
@@ -90,7 +77,7 @@ def _config(model: Model) -> Config:
 
 def _options(given: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `Run` that all points share, those that are not given at their defaults."""
-    known = {name: Run.model_fields[name].default for name in SweepOptions.__annotations__}
+    known = {name: Run.model_fields[name].default for name in HowOptions.__annotations__}
     for name in given:
         if name not in known:
             raise ValueError(f"unknown option {name!r}; allowed: {', '.join(known)}")

@@ -15,6 +15,7 @@ from minimodels.sim.commands.printing import printed
 
 if TYPE_CHECKING:
     from minimodels.sim.device import Device
+    from minimodels.sim.microbench import Timed
 
 
 @click.command()
@@ -107,18 +108,15 @@ def calibrate(truth: Path | None, name: str | None, rows_out: Path | None, out: 
     for path in outputs:
         files.check_writable(path)
     measured: dict[str, float] = {}
-    each = None
     if truth is not None and device is not None:
-        table = validation.load(truth)
+        fitted, done = calibration.calibrate(validation.load(truth), device, str(truth))
     else:
-        device, table, measured, each = _timed(device)
+        timed = _timed(device)
+        device = timed.device
         if rows_out is not None:
-            files.write_whole(rows_out, table.encode())
-    fitted, done = calibration.calibrate(table, device, str(truth or "what was timed"))
-    if each is not None:
-        from minimodels.sim import microbench
-
-        measured["kernel_gap"] = microbench.gap(each, fitted.constants)
+            files.write_whole(rows_out, timed.table.encode())
+        fitted, done = calibration.calibrate(timed.table, device, "what was timed")
+        measured = timed.constants(fitted)
         fitted = fitted.with_constants(**measured)
     whence = "Fitted by minibench calibrate to " + ("kernels timed on this GPU" if truth is None else truth.name)
     families = ", ".join(part.family for part in done)
@@ -131,9 +129,8 @@ def calibrate(truth: Path | None, name: str | None, rows_out: Path | None, out: 
         printed(listings.calibration(device_writer.table(done)))
 
 
-def _timed(device: Device | None) -> tuple[Device, str, dict[str, float], float]:
-    """The device file of the GPU here unless one is given, what was timed on it, constants that were, and the seconds
-    of a queued kernel."""
+def _timed(device: Device | None) -> Timed:
+    """What was timed on the GPU here, for its device file unless one is given."""
     import torch
 
     from minimodels.kernels.protocol import CudaTimer
@@ -148,11 +145,7 @@ def _timed(device: Device | None) -> tuple[Device, str, dict[str, float], float]
         title = torch.cuda.get_device_name(here)
         raise ValueError(f"no device file stands for {title}; --device NAME says whose datasheet is the nearest")
     with bar(device.title) as progress:
-        timer = CudaTimer()
-        measured = microbench.host(timer)
-        measured["gemm_sustained"] = min(1.0, microbench.sustained(timer) / device.peak_flops("float16"))
-        table = microbench.measure(device.name, timer, progress)
-        return device.with_constants(**measured), table, measured, microbench.queued(timer)
+        return microbench.timed(device, CudaTimer(), progress)
 
 
 COMMANDS = (devices, bench, validate, calibrate)

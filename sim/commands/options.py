@@ -44,16 +44,15 @@ MEASURING = (
 )  # fmt: skip
 
 
+OVERRIDES = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Change a number of the architecture, e.g. transformer.decoder.depth=32. Repeatable.",
+)  # fmt: skip
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """NAME and --set: which architecture."""
-    command = click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Change a number of the architecture, e.g. transformer.decoder.depth=32. Repeatable.",
-    )(command)
-    return click.argument("name")(command)
+    return click.argument("name")(OVERRIDES(command))
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from minimodels.sim.commands.options import LENGTHS, model_options, simulation_options
+from minimodels.sim.commands.options import LENGTHS, OVERRIDES, model_options, simulation_options
 from minimodels.sim.commands.printing import printed
 
 
@@ -114,7 +114,7 @@ def pods(
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a number of the architecture.")
+@OVERRIDES
 @click.option("--attention", metavar="BACKEND", default="baseline", show_default=True,
               help="As in `profile`; baseline: written out.")  # fmt: skip
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from minimodels.sim.commands.options import model_options
 from minimodels.sim.commands.printing import printed
 
 if TYPE_CHECKING:
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("train-step")
-@click.argument("name")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Change a number of the architecture. Repeatable.")  # fmt: skip
+@model_options
 @click.option("--device", default="a100-80gb", show_default=True, metavar="cpu|cuda|NAME",
               help="cpu or cuda: train here. A GPU's name: simulate it.")  # fmt: skip
 @click.option("--batch", type=int, default=1, show_default=True, help="Samples per process or GPU.")

@@ -74,7 +74,7 @@ def fig13(study: Study) -> Result:
         )
         for row in rows
     ]  # fmt: skip
-    return Result(_figure(rows, device), header, table, list(_scores(rows, device)))
+    return Result(_figure(rows, device), header, table, list(_scores(rows, device)), device.name)
 
 
 def _device(study: Study) -> Device:

@@ -29,8 +29,8 @@ def report(rows: Sequence[dict[str, str]], folder: Path) -> Group:
         table.add_row(row["target"], f"{row['quantity']}, {row['where']}", row["published"], ours, MARKS[row["holds"]])
     holds = sum(row["holds"] == "yes" for row in told)
     fails = sum(row["holds"] == "no" for row in told)
-    devices = ", ".join(sorted({row["device"] for row in told})) or "no device"
-    kind = "measured (Figs. 6 and 13: SIMULATED)" if devices == "cuda" else f"SIMULATED on {devices}"
+    devices = sorted({row["device"] for row in told}) or ["no device"]
+    kind = " and ".join("measured" if device == "cuda" else f"SIMULATED on {device}" for device in devices)
     line = (
         f"{kind}: {holds} of the study's numbers hold, {fails} do not, {len(rows) - holds - fails} are not told here."
     )

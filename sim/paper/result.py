@@ -48,12 +48,16 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A target done: its picture, its table (a header and rows), its scores."""
+    """A target done: its picture, its table (a header and rows), its scores.
+
+    device: the one that stood in where the study's cannot tell; none: it is the study's.
+    """
 
     figure: Figure
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     scores: Sequence[Score]
+    device: str | None = None
 
     def table(self) -> str:
         """The table as CSV."""

@@ -88,7 +88,7 @@ def run(names: Sequence[str], study: Study, folder: Path, force: bool = False) -
         ValueError: a target is unknown, or a file cannot be written.
     """
     listed, wanted = chosen(names, study.lengths), finished.key(study)
-    known = [row for row in _read(folder / SCOREBOARD, study.device) if row["target"] in done(folder, wanted)]
+    known = [row for row in _read(folder / SCOREBOARD) if row["target"] in done(folder, wanted)]
     if study.lengths:
         write_whole(folder / SETTINGS, _settings(study).encode())
     for number, name in enumerate(listed):
@@ -104,7 +104,7 @@ def run(names: Sequence[str], study: Study, folder: Path, force: bool = False) -
             figures.save(result.figure, folder / f"{name}{extension}")
         write_whole(folder / f"{name}.csv", result.table().encode())
         if not study.lengths:
-            rows = [score_row(score, name, study.device) for score in result.scores]
+            rows = [score_row(score, name, result.device or study.device) for score in result.scores]
             known = [row for row in known if row["target"] != name] + rows
             write_whole(folder / SCOREBOARD, as_csv(scoreboard(known)).encode())
         finished.mark(folder, name, wanted)
@@ -141,9 +141,9 @@ def _settings(study: Study) -> str:
     return text.getvalue()
 
 
-def _read(path: Path, device: str) -> list[dict[str, str]]:
-    """The rows of an earlier scoreboard that hold for this device."""
+def _read(path: Path) -> list[dict[str, str]]:
+    """The rows of an earlier scoreboard."""
     if not path.exists():
         return []
     rows = csv.DictReader(io.StringIO(path.read_text("utf-8")))
-    return [row for row in rows if row.get("device") == device and row.get("target") in TARGETS]
+    return [row for row in rows if row.get("target") in TARGETS]

@@ -137,9 +137,9 @@ def test_a_wrong_file_is_one_message(text: str, said: str, tmp_path: Path) -> No
 def test_the_command_shows_what_was_counted(tmp_path: Path) -> None:
     file = tmp_path / "counted.csv"
     file.write_text(page(KERNELS))
-    shown = CliRunner().invoke(main, ["counters", "--import", str(file)])
-    assert shown.exit_code == 0 and "attention.temporal" in "".join(shown.stdout.split())
-    assert "L2MPKI" in "".join(shown.stdout.split())
+    shown = CliRunner().invoke(main, ["counters", "--import", str(file)], env={"COLUMNS": "140"})
+    assert shown.exit_code == 0 and "decoder/attention.temporal" in shown.stdout
+    assert "L2 MPKI" in shown.stdout
     rows = json.loads(CliRunner().invoke(main, ["counters", "--import", str(file), "--json"]).stdout)
     assert [row["kernels"] for row in rows] == ["gemm", "elementwise", "copies", "softmax"]
 

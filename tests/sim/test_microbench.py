@@ -94,6 +94,19 @@ def test_a_queue_of_kernels_and_a_sustained_rate_are_timed_on_any_device() -> No
     assert 1e6 < microbench.sustained(timer, 64, 1e-3) < 1e13
 
 
+def test_what_was_timed_becomes_constants_once_the_rest_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(microbench, "benches", lambda: iter(()))
+    monkeypatch.setattr(microbench, "host", lambda timer: {"host_per_op": 2e-5})
+    monkeypatch.setattr(microbench, "sustained", lambda timer: 1e12)
+    start = devices.load("h200")
+    timed = microbench.timed(start, CpuTimer(1 << 12))
+    assert timed.device.constants.host_per_op == 2e-5
+    fitted = timed.device.with_constants(memory_floor=1e-9)
+    found = timed.constants(fitted)
+    assert found["kernel_gap"] == pytest.approx(timed.queued - 1e-9)
+    assert found["gemm_sustained"] == pytest.approx(1e12 / start.peak_flops("float16"))
+
+
 def _table(device: Device) -> str:
     """What the microbenchmark would find on a GPU that is just like its device file."""
     listed = list(benches())

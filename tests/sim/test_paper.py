@@ -187,6 +187,7 @@ def test_another_cost_model_gives_other_speed_ups() -> None:
     assert len(before) == len(TINY) and all(before[name] != after[name] for name in before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_table_2_compares_kernels_and_waits_for_the_host_are_a_setting() -> None:
     slow = {"host_per_op": 1e-3, "host_per_launch": 1e-3}

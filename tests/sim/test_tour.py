@@ -71,6 +71,13 @@ def test_numbers_are_found_where_they_end_up() -> None:
     assert places["image_tokens"][1] == "steps of the loop in decode"
 
 
+def test_numbers_that_are_equal_are_told_apart_by_what_they_are() -> None:
+    """A UNet takes as many channels as it gives."""
+    places = {number.key: number.place for number in of("stable-diffusion-1.5").numbers["unet"]}
+    assert places["in_channels"].startswith("enter.weight") and places["out_channels"].startswith("leave.weight")
+    assert "cross_attention.to_k" in places["context_dim"]
+
+
 @pytest.mark.parametrize(
     ("name", "stage", "said"),
     [
