@@ -36,7 +36,7 @@ MODELS = (  # one of each workload of the study, then the others; all fit an H20
     "modelscope-1.7b", "animatediff", "amused-512", "parti-750m", "parti-350m", "llama2-70b",
     "dit-xl-2", "flux.1-dev", "wan2.1-1.3b", "wan-factorised",
 )  # fmt: skip
-SET = {  # ten minutes a run on an H200 (simulated) at its own steps, and a profile takes up to sixteen; others fit
+SET = {  # at their own steps, up to sixteen runs of a profile take over nine minutes on an H200 (simulated); others fit
     "make-a-video": ("run.decoder.steps=4", "run.interpolation.steps=2", "run.super_resolution_1.steps=1",
                      "run.super_resolution_2.steps=1"),
     "wan2.1-1.3b": ("run.steps=4",), "wan-factorised": ("run.steps=4",),

@@ -211,6 +211,16 @@ def test_the_judge_reads_as_many_labels_as_there_are(frames: int | None) -> None
     assert judge.read(pixels).shape == labels.shape == (3, 3 if frames else 2)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_demo_generates_is_as_large_as_what_it_learns_from(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, family, replace(FAMILIES[family], size=7))
+    demo = Demo(family, 0)
+    labels, real = demo.judge.drawn(2, seeded())
+    pixels = demo.sample(labels, silent)
+    assert pixels.shape == real.shape
+    assert demo.judge.read(pixels).shape == labels.shape
+
+
 KILLED = """
 import sys
 from dataclasses import replace

@@ -22,7 +22,6 @@ from minimodels.loader import load
 from minimodels.pipelines import generate, token_range
 from minimodels.run import build, parameters
 
-SIDE = 32  # of all pictures and frames, in pixels
 AT_ONCE = 72  # samples that are generated at once
 SHUFFLES = 20  # orders of the captions whose shares are averaged
 REAL = 1_000_000  # from here on count the seeds of samples that the classifier is judged on
@@ -43,22 +42,26 @@ class Learner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One demo; steps: of each stage of its learner; size: of the data set; each: samples of every combination."""
+    """One demo; steps: of each stage of its learner; size: of the data set; each: samples of every combination.
+
+    side: of its pictures or frames, in pixels.
+    """
 
     title: str
     learner: Callable[[Any, nn.ModuleDict, Tensor, Tensor], Learner]
     steps: tuple[int, ...]
     size: int
     each: int
+    side: int = 32
     judge_steps: int = 250
 
 
 FAMILIES = {
-    "pixel-diffusion": Family("pixel diffusion with super-resolution", Cascade, (700, 250, 150), 4096, 9),
+    "pixel-diffusion": Family("pixel diffusion with super-resolution", Cascade, (700, 250, 150), 4096, 9, 64),
     "latent-diffusion": Family("latent diffusion with its autoencoder", Latents, (400, 800), 4096, 9),
     "autoregressive": Family("autoregressive encoder-decoder", Autoregressive, (700, 200, 1600), 4096, 9),
     "parallel-decoding": Family("parallel decoding", Parallel, (400, 250, 600, 500), 4096, 9),
-    "video": Family("spatiotemporal video diffusion", Latents, (300, 600), 2048, 3),
+    "video": Family("spatiotemporal video diffusion", Latents, (300, 600), 2048, 3, 24),
 }
 
 
@@ -82,12 +85,12 @@ class Demo:
         self.frames: int | None = getattr(self.config.run, "frames", None)
         generator = torch.Generator().manual_seed(seed)
         labels = drawn_labels(self.kind.size, self.moving, generator, unseen=False)
-        pixels = draw(labels, SIDE, self.frames, generator)
+        pixels = draw(labels, self.kind.side, self.frames, generator)
         self.parts = build(self.config, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # of encoders and the judge, which torch initialises
             self.learner = self.kind.learner(self.config, self.parts, labels, pixels)
-            self.judge = Classifier(SIDE, self.frames)
+            self.judge = Classifier(self.kind.side, self.frames)
         self.trained = nn.ModuleDict({"learner": self.learner.trained, "judge": self.judge})
 
     @property

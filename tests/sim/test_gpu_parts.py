@@ -70,8 +70,8 @@ def test_every_model_fits_an_h200_and_its_longest_part_takes_under_nine_minutes(
     assert profile.memory.fits
     runs = run.warmup + MORE_WARMUPS + run.repeats + 1  # the profiled ones are a few steps of each loop
     assert runs * (views.elapsed(profile) or 0) < gpu_parts.LIMIT
-    if model in gpu_parts.SET:
-        assert (views.elapsed(simulate(loader.load(model), run)) or 0) > gpu_parts.LIMIT, "no need to cut it"
+    if model in gpu_parts.SET and model != "wan-factorised":  # which takes as many steps as what it is compared with
+        assert runs * (views.elapsed(simulate(loader.load(model), run)) or 0) > gpu_parts.LIMIT, "no need to cut it"
 
 
 def test_outcomes_of_tests_are_counted_and_what_failed_is_named() -> None:
