@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minimodels.sim.commands import design, evidence, learning, study, teaching, training
-from minimodels.sim.commands.options import LENGTHS, model_options, run_options
+from minimodels.sim.commands.options import LENGTHS, model_options, run_options, simulation_options
 from minimodels.sim.commands.printing import printed
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def profile(
 
 @main.command()
 @model_options
-@run_options
+@click.option("--device", default="a100-80gb", show_default=True, metavar="NAME", help="A GPU (`minibench devices`).")
+@simulation_options
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def memory(name: str, overrides: tuple[str, ...], picture: Path | None, as_json: bool, **options: Any) -> None:

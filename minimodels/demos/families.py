@@ -59,7 +59,7 @@ class Family:
 FAMILIES = {
     "pixel-diffusion": Family("pixel diffusion with super-resolution", Cascade, (700, 250, 150), 4096, 9, 64),
     "latent-diffusion": Family("latent diffusion with its autoencoder", Latents, (400, 800), 4096, 9),
-    "autoregressive": Family("autoregressive encoder-decoder", Autoregressive, (700, 200, 1600), 4096, 9),
+    "autoregressive": Family("autoregressive encoder-decoder", Autoregressive, (700, 200, 3600), 4096, 9),
     "parallel-decoding": Family("parallel decoding", Parallel, (400, 250, 600, 500), 4096, 9),
     "video": Family("spatiotemporal video diffusion", Latents, (300, 600), 2048, 3, 24),
 }
