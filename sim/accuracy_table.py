@@ -17,7 +17,7 @@ from minimodels.sim.truth_gpus import device_of
 from minimodels.sim.truth_models import GENERATION, lengths
 from minimodels.sim.validate import FEW, Group, Row, coverage, groups
 
-BIAS = "Bias is in time, a rate being the time it stands for: above 0 is predicted too slow."
+BIAS = "Bias is in time, a rate being the time it stands for: above 0 is predicted too slow, or of memory too much."
 
 
 def report(rows: Sequence[Row]) -> Lines:
@@ -42,7 +42,7 @@ def report(rows: Sequence[Row]) -> Lines:
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """{"groups": [{family, gpu, n, median, p90, bias}], "coverage": {...}, "rows": [...], "unpredicted": [...]}."""
+    """{"groups": [{family, gpu, n, distinct, median, p90, bias}], "coverage": {...}, "rows": [], "unpredicted": []}."""
     names = ("id", "model", "phase", "gpu", "dtype", "batch", "settings", "measured", "predicted", "unit", "error")
     predicted, claimed = coverage(rows)
     return {
@@ -77,7 +77,7 @@ def _bars(rows: Sequence[Row]) -> Table:
 
 
 def _group(group: Group) -> dict[str, Any]:
-    return {name: getattr(group, name) for name in ("family", "gpu", "n", "median", "p90", "bias")}
+    return {name: getattr(group, name) for name in ("family", "gpu", "n", "distinct", "median", "p90", "bias")}
 
 
 def _generation(rows: Iterable[Row]) -> Table:
@@ -95,16 +95,16 @@ def _generation(rows: Iterable[Row]) -> Table:
 
 def _groups(rows: Sequence[Row]) -> Table:
     """Errors by family and GPU, over the rows that no constant was fitted to."""
-    table = table_of("Family", "rows", "median", "p90", "bias")
+    table = table_of("Family", "rows", "distinct", "median", "p90", "bias")
     for family, members in groupby(groups(rows), lambda group: group.family):
         table.add_section()
         table.add_row(Text(family, style="bold"))
         for group in members:
             table.add_row(
                 f"  {group.gpu}",
-                f"{group.n}" if group.judged else f"{group.n} (few)",
+                *(f"{group.n}" if group.judged else f"{group.n} (few)", f"{group.distinct}"),
                 *(f"{group.median:.1%}", f"{group.p90:.0%}", f"{group.bias:+.0%}"),
             )
     table.caption_justify = "left"
-    table.caption = f"few: under {FEW} rows, too few to judge"
+    table.caption = f"few: under {FEW} rows, too few to judge; distinct: different predictions among those of the rows"
     return table

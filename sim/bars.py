@@ -25,8 +25,10 @@ def bar_of(group: Group) -> Bar | None:
         return Bar(0.10 if family.endswith("compiled") else 0.15)
     if family.startswith("LLaMA"):
         return {"LLaMA decode": Bar(0.05), "LLaMA prefill": Bar(0.08)}.get(family)
-    if family == "gemm" or family.startswith("attention"):
-        if (family, device) == ("gemm", "l40s"):
+    if family.startswith("peak memory"):
+        return Bar(0.05)
+    if family.startswith(("gemm", "attention")):
+        if family.startswith("gemm") and device == "l40s":
             return Bar(0.12, 0.45)
         return Bar(0.12 if device in GPUS and device != "h200" else 0.08, 0.25)
     kinds = ("conv2d fwd", "conv2d bwd-data", "softmax", "layernorm", "norm", "elementwise", "gelu")

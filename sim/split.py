@@ -1,10 +1,10 @@
-"""Which rows of the shipped truth table constants are fitted to, and which are kept out to report on.
+"""Which rows of a truth table constants are fitted to, and which are kept out to report on.
 
-The rule is a function of the row alone. Rows stay together by what they have in common (`Kernel.key`): the (N, K) of a
-product, the heads and head dim of attention, channels and window of a convolution, the size of a norm; a key is kept
-out if the first byte of the SHA-256 of "family key" is even, or if there is none (products that Vidur timed one by
-one, and those of low precision). Whole GPUs are kept out where one is named in `GPUS`, and all whole models are:
-constants are fitted to single kernels.
+The rule is a function of what a row measures: not of its value, its spelling or the table it stands in. Rows stay
+together by what they have in common (`Kernel.key`): the (N, K) of a product, the heads and head dim of attention,
+channels and window of a convolution, the size of a norm; a key is kept out if the first byte of the SHA-256 of
+"family key" is even, or if there is none (products that Vidur timed one by one, and those of low precision). Whole GPUs
+are kept out where one is named in `GPUS`, and all whole models are: constants are fitted to single kernels.
 """
 
 from __future__ import annotations

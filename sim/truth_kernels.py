@@ -17,7 +17,8 @@
 - single kernels of a LLaMA-2 layer: tokens=, sizes in the name of the kernel (Vidur). RMSNorm, RoPE and SiLU*mul are
   those of vLLM in 2023: a block per row, an element per thread and load; RMSNorm reads a row twice.
 
-dtype: bf16, fp16, fp32, tf32, fp8, fp4, or several of one size ("fp16/bf16", "fp16 in, mixed math").
+dtype: bf16, fp16, fp32, tf32, fp8, fp4, also as torch names them, or several of one size ("fp16/bf16", "fp16 in, mixed
+math"). Products of fp32, tf32, fp8 and fp4 are families of their own: `gemm fp8`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from minimodels.sim.truth_attention import attention_calls
 
 DTYPES = {
     "bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "tf32", "fp8": "float8", "fp4": "float4",
-    "nvfp4": "float4", "float16": "float16", "bfloat16": "bfloat16", "float32": "float32",
+    "nvfp4": "float4", "float16": "float16", "bfloat16": "bfloat16", "float32": "float32", "float8": "float8",
+    "fp8_e4m3": "float8", "fp8_e5m2": "float8", "float8_e4m3fn": "float8", "float8_e5m2": "float8",
 }  # fmt: skip
 SIZES = {"float32": 4.0, "tf32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float4": 0.5}
-SCALE = {"s": 1.0, "ms": 1e3, "us": 1e6}  # per second
+CLASSES = {"float8": "fp8", "float4": "fp4", "float32": "fp32", "tf32": "tf32"}  # of products, reported apart
+SCALE = {"s": 1.0, "ms": 1e3, "us": 1e6, "\u00b5s": 1e6, "\u03bcs": 1e6}  # per second; micro has two characters
 WAITS = {"gelu": (38e-6, 48e-6), "softmax": (11e-6, 13e-6), "layernorm": (38e-6, 53e-6)}  # added, and at least
 LOAD = 435e-9  # seconds of a load that nothing hides
 THREADS = 1024  # per row
@@ -77,7 +80,7 @@ def kernel(phase: str, dtype: str, batch: int, settings: str) -> Kernel:
     Raises:
         Unpredicted: the row says too little, or nothing that is known.
     """
-    found = DTYPES.get(re.split(r"[/ ,]", dtype.strip().lower())[0])
+    found = precision(dtype)
     if found is None:
         raise Unpredicted(f"dtype {dtype!r} is not predicted")
     pairs = dict(re.findall(r"(\w+)=([^\s,;]+)", settings))
@@ -94,9 +97,16 @@ def claims(phase: str) -> bool:
     return any(phase in names for names in READERS) or phase in ATTENTION or _llama_family(phase) is not None
 
 
-def family(phase: str) -> str:
-    """The family that rows of a phase belong to."""
-    return _llama_family(phase) or phase
+def precision(dtype: str) -> str | None:
+    """The dtype that a row names, by torch's name; None if it is not known."""
+    return DTYPES.get(re.split(r"[/ ,]", dtype.strip().lower())[0])
+
+
+def family(phase: str, dtype: str) -> str:
+    """The family that rows of a phase and dtype belong to."""
+    found = _llama_family(phase) or phase
+    apart = CLASSES.get(precision(dtype) or "") if found == "gemm" else None
+    return found if apart is None else f"{found} {apart}"
 
 
 def call(work: Work, dtype: str, l2: L2State = "cold") -> Call:

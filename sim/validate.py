@@ -5,7 +5,8 @@ shape_or_settings, metric, value, unit, source. What rows may say is written dow
 kernels in `truth_kernels`, whole models in `truth_models`, names of GPUs in `truth_gpus`.
 
 Families with a reader there are claimed: a row of one that cannot be predicted counts against the coverage. Rows
-that constants were fitted to (`split`) are predicted but not reported.
+that constants were fitted to are predicted but not reported: those that measure on the same device what a fitted row of
+the shipped table does (`split`), in any table, by any name and with any value.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
 
 from minimodels.sim import device as devices
+from minimodels.sim import truth_memory as memory
 from minimodels.sim import truth_models as models
 from minimodels.sim.cost import predict
 from minimodels.sim.files import read
@@ -52,14 +55,10 @@ class Row:
     unit: str
     family: str = ""
     claimed: bool = False
-    fitted: bool = False  # a constant was fitted to it: it is not reported
+    fitted: bool = False  # a constant was fitted to it or its like: it is not reported
     predicted: float | None = None
+    seconds: float | None = None  # what a prediction of one kernel comes from
     reason: str | None = None
-
-    @property
-    def content(self) -> tuple[str, ...]:
-        """What makes it the same row in another table."""
-        return self.phase, self.gpu, self.dtype, str(self.batch), self.settings, str(self.measured), self.unit
 
     @property
     def rate(self) -> bool:
@@ -78,14 +77,26 @@ class Row:
             return self.error
         return self.measured / self.predicted - 1
 
+    @property
+    def prediction(self) -> float | None:
+        """The prediction to six digits, a rate as the time it stands for: rows of one prediction count as one."""
+        if self.predicted is None:
+            return None
+        time = 1 / self.predicted if self.rate else self.predicted
+        return float(f"{self.seconds or time:.6g}")
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The errors of one family of rows on one GPU: median and p90 of their sizes, and as `bias` the median slowness."""
+    """The errors of one family of rows on one GPU: median and p90 of their sizes, and as `bias` the median slowness.
+
+    distinct: how many different predictions its `n` rows are compared with.
+    """
 
     family: str
     gpu: str
     n: int
+    distinct: int
     median: float
     p90: float
     bias: float
@@ -105,13 +116,13 @@ def shipped() -> str:
 
 
 def load(path: Path) -> str:
-    """The text of a truth table.
+    """The text of a truth table; the mark that spreadsheets put before it is left out.
 
     Raises:
         ValueError: it cannot be read or is not text.
     """
     try:
-        return read(path).decode("utf-8")
+        return read(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text file in UTF-8") from None
 
@@ -123,8 +134,7 @@ def validate(text: str, origin: str = "truth table", progress: Advance = silent)
         ValueError: a column is missing, or a row is not what a truth table holds.
     """
     rows = list(parse(text, origin))
-    ours = list(parse(shipped(), "shipped table"))
-    shown, fitted = {row.content for row in ours}, _fitted(ours)
+    fitted = _fitted()
     kernels: dict[str, list[tuple[int, Kernel]]] = {}
     for index, row in enumerate(rows):
         progress("row", index, len(rows))
@@ -136,15 +146,16 @@ def validate(text: str, origin: str = "truth table", progress: Advance = silent)
                 raise Unpredicted(f"no device stands for {row.gpu!r}")
             if row.measured is None:
                 raise Unpredicted("no number was measured")
-            if models.family(row.model, row.phase, row.settings) is not None:
-                known = row.content in shown and models.fitted(row, name)
-                rows[index] = replace(row, predicted=models.predicted(row, name), fitted=known)
+            if row.phase == memory.PHASE:
+                rows[index] = replace(row, predicted=memory.predicted(row, name))
+            elif models.family(row.model, row.phase, row.settings) is not None:
+                rows[index] = replace(row, predicted=models.predicted(row, name), fitted=models.fitted(row, name))
             else:
                 one = kernel(row.phase, row.dtype, row.batch or 1, row.settings)
                 if one.dtype not in devices.load(name).datasheet.flops:
                     raise Unpredicted(f"{name} has no rate for {one.dtype}")
                 kernels.setdefault(name, []).append((index, one))
-                rows[index] = replace(row, family=one.family, fitted=row.content in fitted)
+                rows[index] = replace(row, fitted=(one.family, one.key, name) in fitted)
         except Unpredicted as why:
             rows[index] = replace(row, reason=str(why))
     for name, found in kernels.items():
@@ -162,11 +173,11 @@ def seconds_of(kernels: Sequence[Kernel], device: devices.Device) -> list[float]
 
 def _priced(row: Row, one: Kernel, seconds: float) -> Row:
     if row.unit in SCALE:
-        return replace(row, predicted=SCALE[row.unit] * seconds)
+        return replace(row, predicted=SCALE[row.unit] * seconds, seconds=seconds)
     scale = next((value for unit, value in RATES.items() if row.unit.startswith(unit)), None)
     if scale is None or one.amount is None:
         return replace(row, reason=f"unit {row.unit!r} is not predicted for {row.phase}")
-    return replace(row, predicted=one.amount / seconds / scale)
+    return replace(row, predicted=one.amount / seconds / scale, seconds=seconds)
 
 
 def parse(text: str, origin: str) -> Iterator[Row]:
@@ -193,7 +204,7 @@ def _parsed(record: dict[str, str], where: str) -> Row:
         raise ValueError(f"{where}: it has more or fewer cells than there are columns")
     model, phase, batch = record["model"], record["phase_or_kernel"], record["batch"]
     settings = record["shape_or_settings"]
-    whole = models.family(model, phase, settings)
+    whole = memory.family(model, phase) or models.family(model, phase, settings)
     claimed = record["metric"] not in NO_TIMES and (whole is not None or claims(phase))
     measured, reason = _value(record), None
     count = None
@@ -214,7 +225,7 @@ def _parsed(record: dict[str, str], where: str) -> Row:
         settings=settings,
         measured=measured,
         unit=record["unit"],
-        family=whole or family(phase),
+        family=whole or family(phase, record["dtype"]),
         claimed=claimed and measured is not None,
         reason=reason,
     )
@@ -229,16 +240,18 @@ def _value(record: dict[str, str]) -> float | None:
     return value if 0 < value < float("inf") else None
 
 
-def _fitted(rows: Iterable[Row]) -> set[tuple[str, ...]]:
-    """The rows that constants may have been fitted to."""
-    return {row.content for row, one, name in fittable(rows) if used(one.family, one.key, name)}
+@cache
+def _fitted() -> frozenset[tuple[str, str, str]]:
+    """Family, key and device of the shipped rows that constants may have been fitted to."""
+    kernels = ((one.family, one.key, name) for _, one, name in fittable(parse(shipped(), "shipped table")))
+    return frozenset(of for of in kernels if used(*of))
 
 
 def fittable(rows: Iterable[Row]) -> Iterator[tuple[Row, Kernel, str]]:
     """The rows that a cost model can be fitted to: single kernels on known devices, with their device."""
     for row in rows:
         name = device_of(row.gpu)
-        whole = models.family(row.model, row.phase, row.settings) is not None
+        whole = (memory.family(row.model, row.phase) or models.family(row.model, row.phase, row.settings)) is not None
         scaled = row.unit in SCALE or any(row.unit.startswith(unit) for unit in RATES)
         if name is None or row.measured is None or not row.claimed or row.reason or whole or not scaled:
             continue
@@ -264,7 +277,8 @@ def summary(family: str, gpu: str, members: Sequence[Row]) -> Group:
     """The errors of some rows."""
     sizes = sorted(abs(row.error or 0) for row in members)
     p90 = quantiles(sizes, n=10, method="inclusive")[-1] if len(sizes) > 1 else sizes[0]
-    return Group(family, gpu, len(members), median(sizes), p90, median(row.slowness or 0 for row in members))
+    distinct = len({row.prediction for row in members})
+    return Group(family, gpu, len(members), distinct, median(sizes), p90, median(row.slowness or 0 for row in members))
 
 
 def coverage(rows: Iterable[Row]) -> tuple[int, int]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -14,7 +16,19 @@ from rich.console import RenderableType
 
 from minimodels.sim import accuracy_table, tables
 from minimodels.sim.bars import verdicts
-from minimodels.sim.validate import COLUMNS, Group, Row, coverage, fittable, groups, shipped, validate, write_rows
+from minimodels.sim.truth_gpus import device_of
+from minimodels.sim.validate import (
+    COLUMNS,
+    Group,
+    Row,
+    coverage,
+    fittable,
+    groups,
+    load,
+    shipped,
+    validate,
+    write_rows,
+)
 
 pytestmark = pytest.mark.xdist_group("validate")  # in one process: predicting the shipped table takes 20 s
 
@@ -33,9 +47,13 @@ def error(row: Row) -> float:
 A100, H100, DIFFUSERS = "NVIDIA A100-80GB-SXM", "NVIDIA H100-80GB-SXM", "NVIDIA A100 (40 or 80 GB not stated)"
 BARS = {
     ("gemm", A100): (0.08, 0.16),
-    ("gemm", H100): (0.08, 0.23),
-    ("gemm", "NVIDIA H200-SXM"): (0.07, 0.29),
-    ("gemm", "NVIDIA L40S"): (0.12, 0.46),
+    ("gemm", H100): (0.06, 0.17),
+    ("gemm", "NVIDIA H200-SXM"): (0.05, 0.17),
+    # alone, without the fp8 rows that were counted among them, which are less wrong on this GPU and more on the others
+    ("gemm", "NVIDIA L40S"): (0.14, 0.42),
+    ("gemm fp8", H100): (0.21, 0.44),
+    ("gemm fp8", "NVIDIA H200-SXM"): (0.25, 0.46),
+    ("gemm fp8", "NVIDIA L40S"): (0.13, 0.52),
     ("attention fwd", H100): (0.08, 0.27),
     ("attention fwd (bidirectional)", H100): (0.06, 0.17),
     ("attention fwd (bidirectional)", "NVIDIA L40S"): (0.08, 0.17),
@@ -58,12 +76,16 @@ BARS = {
     ("denoise stable-diffusion-1.5 compiled", "NVIDIA RTX 3090"): (0.11, 0.13),
     ("denoise stable-diffusion-1.5 compiled", "NVIDIA V100"): (0.17, 0.28),
     ("denoise stable-diffusion-1.5 compiled", "NVIDIA T4"): (0.20, 0.24),
-    ("denoise stable-diffusion-1.5 eager", DIFFUSERS): (0.07, 0.25),
+    # without batch 1, which the pipelines' Python was fitted to
+    ("denoise stable-diffusion-1.5 eager", DIFFUSERS): (0.14, 0.25),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 4090"): (0.21, 0.26),
+    ("denoise stable-diffusion-1.5 compiled", "NVIDIA RTX 4090"): (0.18, 0.24),
     ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 3090"): (0.11, 0.13),
     ("denoise stable-diffusion-1.5 eager", "NVIDIA V100"): (0.18, 0.21),
     ("denoise stable-diffusion-1.5 eager", "NVIDIA T4"): (0.21, 0.24),
     ("denoise sdxl eager", DIFFUSERS): (0.07, 0.12),
     ("denoise deepfloyd-if compiled", "NVIDIA RTX 3090"): (0.07, 0.12),
+    ("peak memory flux.1-dev", H100): (0.07, 0.10),
 }
 
 
@@ -204,12 +226,14 @@ def test_a_cell_that_cannot_be_read_leaves_its_row_out_and_no_other(change: dict
 
 def test_the_bars_of_the_project_say_what_is_missed() -> None:
     found = list(verdicts([
-        Group("gemm", A100, 50, 0.08, 0.25, 0.0), Group("gemm", A100, 50, 0.081, 0.1, 0.0),
-        Group("gemm", "NVIDIA L40S", 50, 0.117, 0.45, 0.0), Group("attention decode", H100, 50, 0.05, 0.26, 0.0),
-        Group("denoise sdxl eager", A100, 50, 0.15, 0.9, 0.0), Group("LLaMA decode", A100, 1, 0.06, 0.06, 0.0),
+        Group("gemm", A100, 50, 50, 0.08, 0.25, 0.0), Group("gemm", A100, 50, 50, 0.081, 0.1, 0.0),
+        Group("gemm", "NVIDIA L40S", 50, 50, 0.117, 0.45, 0.0), Group("gemm fp8", H100, 50, 50, 0.081, 0.2, 0.0),
+        Group("attention decode", H100, 50, 50, 0.05, 0.26, 0.0),
+        Group("denoise sdxl eager", A100, 50, 3, 0.15, 0.9, 0.0), Group("LLaMA decode", A100, 1, 1, 0.06, 0.06, 0.0),
+        Group("peak memory sdxl", H100, 4, 4, 0.051, 0.1, 0.0),
     ]))  # fmt: skip
-    assert [verdict.met for verdict in found] == [True, False, True, False, True, False]
-    assert not list(verdicts([Group("LLaMA prefill+decode", A100, 7, 0.5, 0.5, 0.0)])), "no bar was set"
+    assert [verdict.met for verdict in found] == [True, False, True, False, False, True, False, False]
+    assert not list(verdicts([Group("LLaMA prefill+decode", A100, 7, 7, 0.5, 0.5, 0.0)])), "no bar was set"
 
 
 def test_rows_of_another_length_than_the_header_are_refused() -> None:
@@ -229,3 +253,107 @@ def test_a_table_without_the_columns_is_refused() -> None:
 def test_broken_quotes_are_named_with_their_line() -> None:
     with pytest.raises(ValueError, match=r"^mine\.csv: line 3: "):
         validate(table({}) + '"a"b,1\n', "mine.csv")
+
+
+Change = Callable[[dict[str, str]], dict[str, str]]
+
+
+def retyped(change: Change, ids: Iterable[str]) -> dict[str, Row]:
+    """Some shipped rows, each with cells changed, predicted as a table of a user's."""
+    text = io.StringIO()
+    writer: csv.DictWriter[str] = csv.DictWriter(text, [*COLUMNS, "confidence"])
+    writer.writeheader()
+    chosen = set(ids)
+    writer.writerows(r | change(r) for r in csv.DictReader(io.StringIO(shipped())) if r["id"] in chosen)
+    return {row.id: row for row in validate(text.getvalue(), "mine.csv")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: {"gpu": "A100 SXM4 80GB" if "A100" in record["gpu"] else record["gpu"].upper()},
+        lambda record: {"shape_or_settings": record["shape_or_settings"].replace(" ", "  ")},
+        lambda record: {"value": repr(1.0001 * float(record["value"]))},
+    ],
+    ids=["another name of the GPU", "other blanks", "a value a little off"],
+)
+def test_a_fitted_row_stays_one_however_its_table_is_typed(rows: dict[str, Row], change: Change) -> None:
+    fitted = [row for row in rows.values() if row.fitted]
+    some = [row.id for row in fitted[::9]] + [row.id for row in fitted if row.family.startswith("denoise")]
+    assert {rows[name].family for name in some} >= {"gemm", "attention prefill (causal)", "softmax", "conv2d fwd"}
+    assert all(row.fitted for row in retyped(change, some).values())
+    kept = [row.id for row in rows.values() if row.predicted and not row.fitted and row.family in ("gemm", "softmax")]
+    assert not any(row.fitted for row in retyped(change, kept[::9]).values())
+
+
+def test_a_product_of_fitted_weights_is_fitted_whatever_its_rows(rows: dict[str, Row]) -> None:
+    some = [row.id for row in rows.values() if row.family == "gemm" and row.fitted][::9]
+    again = retyped(lambda record: {"shape_or_settings": "M=77 " + record["shape_or_settings"].partition(" ")[2]}, some)
+    assert len(again) == len(some) and all(row.fitted and "M=77" in row.settings for row in again.values())
+
+
+def test_pipelines_of_one_unet_on_the_gpu_its_python_was_fitted_on_are_left_out_together(rows: dict[str, Row]) -> None:
+    first = [row for row in rows.values() if "stable-diffusion-1.5" in row.family and row.batch == 1]
+    (fitted,) = {row.prediction for row in first if row.gpu == DIFFUSERS and "eager" in row.family}
+    assert {row.id for row in first if row.prediction == fitted} == {row.id for row in first if row.fitted}
+    assert {row.model for row in first if row.fitted} == {"stable_diffusion_1.5", "stable_diffusion_1.5 inpainting"}
+
+
+def test_rows_of_one_prediction_count_as_one_beside_their_number(rows: dict[str, Row]) -> None:
+    found = {(group.family, group.gpu): group for group in groups(rows.values())}
+    compiled = found["denoise stable-diffusion-1.5 compiled", "NVIDIA T4"]
+    assert (compiled.n, compiled.distinct) == (15, 3), "three batches, also where one is in s/it"
+    assert all(1 <= group.distinct <= group.n for group in found.values())
+
+
+def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text(table({}), encoding="utf-8-sig")
+    (row,) = validate(load(tmp_path / "mine.csv"))
+    assert row.predicted is not None
+
+
+@pytest.mark.parametrize("name", ["fp8_e4m3", "fp8_e5m2", "float8_e4m3fn", "FP8"])
+def test_low_precision_is_known_by_the_names_of_its_formats(name: str) -> None:
+    product = {"phase_or_kernel": "gemm", "shape_or_settings": "M=77 N=768 K=640", "unit": "us", "dtype": "fp8"}
+    prefill = {"dtype": "fp8"}
+    usual = validate(table(product, prefill))
+    other = validate(table(product | {"dtype": name}, prefill | {"dtype": name}))
+    assert [row.predicted for row in other] == [row.predicted for row in usual]
+    assert other[0].family == "gemm fp8" and None not in [row.predicted for row in other]
+
+
+@pytest.mark.parametrize("unit", ["\u00b5s", "\u03bcs"])
+def test_microseconds_are_known_by_either_greek_letter(unit: str) -> None:
+    first, second = validate(table({"unit": "us"}, {"unit": unit}))
+    assert first.predicted == second.predicted is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("H200 SXM5", "h200"),
+        ("NVIDIA H200 141GB HBM3e", "h200"),
+        ("AMD Instinct MI300X OAM", "mi300x"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+    ],
+)
+def test_gpus_are_known_by_what_vendors_call_them(name: str, device: str) -> None:
+    assert device_of(name) == device
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"unit": "ms"}, "unit 'ms' is not predicted for peak memory"),
+        ({"dtype": "int4"}, "int4"),
+        ({"shape_or_settings": "1001x1001"}, "image_size"),
+    ],
+)
+def test_a_row_about_memory_that_cannot_be_predicted_says_why(change: dict[str, str], said: str) -> None:
+    memory = {
+        "model": "stable-diffusion-tiny", "phase_or_kernel": "peak memory", "unit": "MiB", "shape_or_settings": "eager",
+    }  # fmt: skip
+    good, bad, other = validate(table(memory, memory | change, memory | {"model": "gpt-j-6b"}))
+    assert good.predicted is not None and good.predicted > 1 and good.family == "peak memory stable-diffusion-tiny"
+    assert bad.predicted is None and said in str(bad.reason)
+    assert not other.claimed and other.predicted is None
