@@ -40,8 +40,10 @@ DTYPES = {
 SIZES = {"float32": 4.0, "tf32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float4": 0.5}
 CLASSES = {"float8": "fp8", "float4": "fp4", "float32": "fp32", "tf32": "tf32"}  # of products, reported apart
 SCALE = {"s": 1.0, "ms": 1e3, "us": 1e6, "\u00b5s": 1e6, "\u03bcs": 1e6}  # per second; micro has two characters
-WAITS = {"gelu": (38e-6, 48e-6), "softmax": (11e-6, 13e-6), "layernorm": (38e-6, 53e-6)}  # added, and at least
-LOAD = 435e-9  # seconds of a load that nothing hides
+# Seconds that a host adds, and that a call takes at least; then the seconds of a load that nothing hides: fitted to the
+# A100's rows that are not reported, as tests/sim/test_waits.py holds. Softmax is fitted no better with a least.
+WAITS = {"gelu": (36.1e-6, 47.8e-6), "softmax": (10.7e-6, 0.0), "layernorm": (38.0e-6, 52.4e-6)}
+LOAD = 512e-9
 THREADS = 1024  # per row
 ATTENTION = (
     "attention fwd",
