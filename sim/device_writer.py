@@ -52,11 +52,14 @@ def rewritten(
 
 
 def _put(lines: list[str], name: str, value: str, comment: str) -> None:
-    """Set `name` where it stands, or after the last line."""
+    """Set `name` where it stands, over as many lines as it takes there, or after the last line."""
     line = f"{name} = {value}{comment}"
     for index, old in enumerate(lines):
         if re.match(rf"{re.escape(name)}\s*=", old):
-            lines[index] = line
+            end = index + 1
+            if old.count('"""') == 1:
+                end += next(i for i, later in enumerate(lines[end:], start=1) if '"""' in later)
+            lines[index:end] = [line]
             return
     lines.append(line)
 

@@ -59,6 +59,8 @@ def simulate_job(job: Job, run: Run, progress: Advance = silent, walks: Walks | 
     """The predicted profile of a job; see `simulate`."""
     device = device_of(run)
     walk = _shared(job, run, device, progress, walks) if walks is not None else walk_job(job, run, device, progress)
+    if not walk.calls:
+        raise ValueError(f"{job.name} runs no operator that takes time (a view moves nothing): nothing to predict")
     timings = predict(bucketed(walk.calls, run), device, run.mode)
     memory, weights = account(walk, run)
     pairs = zip(walk.calls, timings, strict=True)
@@ -86,7 +88,12 @@ def device_of(run: Run) -> devices.Device:
     """
     device = devices.load(run.device)
     if run.dtype not in device.datasheet.flops:
-        raise ValueError(f"{device.name} has no rate for {run.dtype}; it has {', '.join(device.datasheet.flops)}")
+        has = [dtype for dtype in device.datasheet.flops if dtype in DTYPES]
+        nearest = "float16" if "float16" in has else has[0]
+        raise ValueError(
+            f"{device.name} has no rate for {run.dtype}; it has {', '.join(has)}: --dtype {nearest}, or "
+            f'dtype="{nearest}" from Python'
+        )
     return device
 
 

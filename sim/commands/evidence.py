@@ -119,8 +119,8 @@ def calibrate(truth: Path | None, name: str | None, rows_out: Path | None, out: 
         measured = timed.constants(fitted)
         fitted = fitted.with_constants(**measured)
     whence = "Fitted by minibench calibrate to " + ("kernels timed on this GPU" if truth is None else truth.name)
-    families = ", ".join(part.family for part in done)
-    source = f"{whence}: {families}; the rest as before."
+    families = "; ".join(part.family for part in done)  # "attention, flash" is one
+    source = f"{whence}: {families}. The rest is as before."
     text = device_writer.rewritten(device_writer.original(device.name), fitted, done, measured, source)
     if out is None:
         click.echo(text, nl=False)

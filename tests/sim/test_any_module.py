@@ -167,6 +167,8 @@ class Branches(nn.Module):
         (ConvNet(), (torch.ones(1, 3, 9, 9),), {"device": "h2OO"}, "did you mean"),
         (ConvNet(), (torch.ones(1, 3, 9, 9),), {"device": "cpu"}, "is measured, not simulated"),
         (ConvNet(), (torch.ones(1, 3, 9, 9),), {"device": "h200", "attention": "flsh"}, "attention"),
+        (ConvNet().bfloat16(), (torch.ones(1, 3, 9, 9).bfloat16(),), {"device": "t4"}, "--dtype float16, or"),
+        (nn.Flatten(), (torch.ones(3, 5, 7),), {"device": "h200"}, "Flatten runs no operator that takes time"),
     ),
 )
 def test_what_cannot_be_simulated_is_said(model: Any, inputs: Any, options: dict[str, str], message: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import tomllib
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from minimodels.sim.device import Device
 from minimodels.sim.microbench import Bench, benches
 from minimodels.sim.split import held_out
 from minimodels.sim.truth_kernels import kernel
-from minimodels.sim.validate import COLUMNS, seconds_of, validate
+from minimodels.sim.validate import COLUMNS, seconds_of, shipped, validate
 
 SMALL = 1 << 20  # elements or multiply-adds that a CPU does at once
 
@@ -158,3 +160,12 @@ def test_without_a_gpu_the_command_says_what_it_can_do(monkeypatch: pytest.Monke
     for wrong in (["--from", "x.csv"], ["--from", "x.csv", "--device", "h200", "--rows", "y.csv"]):
         result = CliRunner().invoke(main, ["calibrate", *wrong])
         assert result.exit_code == 2 and "needs --device NAME" in result.stderr
+
+
+def test_a_file_fitted_to_a_table_tells_the_kernels_of_attention_apart_from_families(tmp_path: Path) -> None:
+    head, *lines = shipped().splitlines()
+    few = [line for line in lines if "A100-80GB" in line and ("softmax," in line or "prefill (causal)" in line)]
+    (tmp_path / "mine.csv").write_text("\n".join([head, *few]), encoding="utf-8-sig")
+    arguments = ["calibrate", "--from", str(tmp_path / "mine.csv"), "--device", "a100-80gb"]
+    source = tomllib.loads(CliRunner().invoke(main, arguments).stdout)["constants"]["source"]
+    assert source == "Fitted by minibench calibrate to mine.csv: softmax; attention, flash. The rest is as before."
