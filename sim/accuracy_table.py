@@ -106,5 +106,5 @@ def _groups(rows: Sequence[Row]) -> Table:
                 *(f"{group.median:.1%}", f"{group.p90:.0%}", f"{group.bias:+.0%}"),
             )
     table.caption_justify = "left"
-    table.caption = f"few: under {FEW} rows, too few to judge; distinct: different predictions among those of the rows"
+    table.caption = f"few: under {FEW} rows, too few to judge; distinct: different predictions"
     return table
