@@ -16,12 +16,14 @@ from contextlib import AbstractContextManager
 import torch
 
 from minimodels.kernels.backend import attention_backend
-from minimodels.kernels.scope import TRACER, AttentionCall, label
+from minimodels.kernels.scope import STAGE, TRACER, AttentionCall, label
 from minimodels.kinds import Config
 from minimodels.options import parse
 from minimodels.run import Run
+from minimodels.sim import device as devices
 from minimodels.sim.job import of_config
 from minimodels.sim.knots import visit
+from minimodels.sim.simulate import walk_config
 
 TIME = "gpu__time_duration.sum"
 INSTRUCTIONS = "smsp__inst_executed.sum"  # of warps
@@ -35,15 +37,17 @@ METRICS = (TIME, INSTRUCTIONS, LOADS, COPIES, FOUND, MISSED, MEMORY)
 Enter = Callable[[str], AbstractContextManager[object]]
 
 
-def command(name: str, overrides: Sequence[str], attention: str, scope: str | None) -> str:
-    """The command that counts one inference of an architecture and writes FILE.csv.
+def command(config: Config, name: str, overrides: Sequence[str], attention: str, scope: str | None) -> str:
+    """The command that counts one inference of an architecture, given as `name`, and writes FILE.csv.
 
     scope: count what runs inside it alone, such as "attention.temporal".
 
     Raises:
-        ValueError: there is no such attention backend.
+        ValueError: there is no such attention backend, or nothing of the architecture runs in such a scope.
     """
     _on_gpu(attention)
+    if scope is not None and scope not in (found := scopes(config, attention)):
+        raise ValueError(f"--scope {scope}: nothing of {config.name} runs in it; it has {', '.join(found)}")
     within = ["--nvtx-include", f"{scope}/"] if scope else []
     again = [f"--set={override}" for override in overrides]
     return shlex.join(
@@ -58,6 +62,14 @@ def command(name: str, overrides: Sequence[str], attention: str, scope: str | No
 
 def _on_gpu(attention: str) -> Run:
     return parse(Run, {"device": "cuda", "attention": attention})
+
+
+def scopes(config: Config, attention: str) -> list[str]:
+    """The scopes that operators of one inference run in, in the order of the first: the ranges of a counted run."""
+    run = Run(attention=attention)
+    calls = walk_config(config, run, devices.load(run.device)).calls
+    found = (name for call in calls for name in (label(STAGE, call.stage), *call.scope.split("/")))
+    return [name for name in dict.fromkeys(found) if name]
 
 
 class Ranges:

@@ -145,7 +145,7 @@ def counters(
 
     if run_here:
         return counted.perform(config, attention)
-    click.echo(counted.command(name, overrides, attention, scope))
+    click.echo(counted.command(config, name, overrides, attention, scope))
 
 
 COMMANDS = (paper, pods, counters)

@@ -1,7 +1,7 @@
 """What of the study is finished in a folder: a target is used again only where nothing has changed that it depends on.
 
-`finished.json` holds a key for each finished target. A key stands for the version, every line of code, config, device
-file and table of this package, torch, the device, and the lengths that were changed.
+`finished.json` holds the device that a folder is for, and a key for each finished target. A key stands for the version,
+every line of code, config, device file and table of this package, torch, the device, and the lengths that were changed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from minimodels.sim.files import read, write_whole
 from minimodels.sim.paper.study import Study
 
 NAME = "finished.json"
+DEVICE = "device"  # the entry that names the device of the folder; all others are targets
 CONTENTS = (".py", ".toml", ".csv", ".html", ".css", ".js")
 
 
@@ -55,6 +56,19 @@ def finished(folder: Path, wanted: str) -> set[str]:
     return {name for name, found in _known(folder).items() if found == wanted}
 
 
+def claim(folder: Path, device: str) -> None:
+    """Note which device a folder is for, since its files do not name it one by one.
+
+    Raises:
+        ValueError: it is for another, or the note cannot be written.
+    """
+    known = _known(folder)
+    if known.get(DEVICE, device) != device:
+        raise ValueError(f"{folder} holds the study for {known[DEVICE]}; give --out another folder for {device}")
+    if DEVICE not in known:
+        write_whole(folder / NAME, json.dumps({DEVICE: device} | known, indent=1).encode())
+
+
 def mark(folder: Path, target: str, found: str | None) -> None:
     """Note that a target is finished under a key; None: that it is not, before its files are written anew.
 
@@ -71,7 +85,7 @@ def mark(folder: Path, target: str, found: str | None) -> None:
 
 
 def _known(folder: Path) -> dict[str, str]:
-    """The keys by target; none where the note is not there or is none of ours."""
+    """The keys by target, and the device; none where the note is not there or is none of ours."""
     path = folder / NAME
     if not path.exists():
         return {}

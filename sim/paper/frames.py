@@ -56,17 +56,32 @@ def attended(profile: Profile, role: str, frames: int, side: int) -> tuple[int, 
     """FLOPs of one denoising step of the first network, by the walk and by the formula, and its kernels' seconds."""
     steps = next(stage.steps for stage in profile.stages if stage.name == STAGE) or 1
     ops = [op for op in profile.ops if op.stage == STAGE and op.attention and op.attention.role == role]
-    network, formula = profile.config[STAGE], 0
+    batch = 2 if profile.config["run"][STAGE]["guidance_scale"] != 1 else 1
+    walk = round(views.totals(ops).known_flops / steps)
+    return walk, batch * by_formula(profile.config, role, frames, side), kernel_seconds(ops) / steps
+
+
+def by_formula(config: dict[str, Any], role: str, frames: int, side: int) -> int:
+    """FLOPs of the attention of a role in one pass of the first network, of one video of so many frames and pixels."""
+    network, flops = config[STAGE], 0
     text_len = network["image_tokens"]["tokens"]
     for level, (channels, calls) in enumerate(_levels(network)):
         here = side // 2**level
         if role == "spatial":
-            formula += calls * formulas.spatial_flops(frames, here, here, channels, text_len=text_len)
+            flops += calls * formulas.spatial_flops(frames, here, here, channels, text_len=text_len)
         else:
-            formula += calls * formulas.temporal_flops(frames, here, here, channels)
-    batch = 2 if profile.config["run"][STAGE]["guidance_scale"] != 1 else 1
-    walk = round(views.totals(ops).known_flops / steps)
-    return walk, batch * formula, kernel_seconds(ops) / steps
+            flops += calls * formulas.temporal_flops(frames, here, here, channels)
+    return flops
+
+
+def by_count(config: dict[str, Any], frames: int) -> float:
+    """Spatial over temporal FLOPs of cores in the first network by count, at so many frames and the video's own size.
+
+    Every level weighs as its channels and blocks have it; the keys of the text are counted.
+    """
+    side = config["run"]["image_size"] // prod(config["scales"])
+    spatial, temporal = (by_formula(config, role, frames, side) for role in ROLES)
+    return spatial / temporal
 
 
 def _levels(network: dict[str, Any]) -> Iterator[tuple[int, int]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from minimodels.sim.paper.result import by_kind
 from minimodels.sim.paper.study import Setting
 
 MARKS = {"yes": "yes", "no": "NO", "cannot be told": "-"}
@@ -27,14 +29,22 @@ def report(rows: Sequence[dict[str, str]], folder: Path) -> Group:
         ours = f"{row['ours']} ({row['reading']})" if row["reading"] else row["ours"]
         ours += f"; {row['why']}" if row["why"] else ""
         table.add_row(row["target"], f"{row['quantity']}, {row['where']}", row["published"], ours, MARKS[row["holds"]])
-    holds = sum(row["holds"] == "yes" for row in told)
-    fails = sum(row["holds"] == "no" for row in told)
+    counts = Counter(row["holds"] for row in rows)
+    kinds = "; ".join(f"{kind} {_counted(found)}" for kind, found in by_kind(rows).items())
     devices = sorted({row["device"] for row in told}) or ["no device"]
     kind = " and ".join("measured" if device == "cuda" else f"SIMULATED on {device}" for device in devices)
     line = (
-        f"{kind}: {holds} of the study's numbers hold, {fails} do not, {len(rows) - holds - fails} are not told here."
+        f"{kind}: of {len(rows)} rows on the study's numbers {counts['yes']} hold, {counts['no']} do not, "
+        f"{counts['cannot be told']} are not told here."
     )
-    return Group(table, Text(), Text(line), Text(f"report.html, pictures, tables and scoreboard.csv are in {folder}."))
+    split = Text(f"Rows that hold, do not, are not told, by kind of number: {kinds}.")
+    return Group(
+        table, Text(), Text(line), split, Text(f"report.html, pictures, tables and scoreboard.csv are in {folder}.")
+    )
+
+
+def _counted(found: Mapping[str, int]) -> str:
+    return ", ".join(str(found[verdict]) for verdict in MARKS)
 
 
 def changes(settings: Sequence[Setting], folder: Path) -> Group:

@@ -100,9 +100,10 @@ def miss_rates(study: Study, workload: str, attention: str, found: Sequence[Poin
     if study.device == "cuda":
         return {window: [None] * len(found) for window in WINDOWS}
     run = Run(device=study.device, attention=attention)
-    walk = walked(config_of(workload), run, study.progress)
+    walk = walked(config_of(workload, (), **study.changed(workload)), run, study.progress)
     profile = study.profile(workload, attention)
-    assert [call.name for call in walk.calls] == [profile.ops[op].name for op in profile.calls], "the same walk"
+    ops = [profile.ops[op] for op in profile.calls]
+    assert [(call.name, call.shapes) for call in walk.calls] == [(op.name, op.shapes) for op in ops], "the same walk"
     loaded = list(loads(walk, devices.load(study.device)))
     return {window: [_missed([loaded[place] for place in point.places[window]]) for point in found]
             for window in WINDOWS}  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 from minimodels.sim import device as devices
 from minimodels.sim.files import read, write_whole
 from minimodels.sim.paper import finished, targets
+from minimodels.sim.paper.result import by_kind
 from minimodels.sim.paper.study import Study, settings
 from minimodels.sim.report.page import inline_svg, render
 
@@ -48,6 +49,7 @@ def write(study: Study, rows: Sequence[dict[str, str]], folder: Path) -> Path:
         titles={name: title(name) for name in names},
         rows=rows,
         counts=Counter(row["holds"] for row in rows),
+        kinds=by_kind(rows),
         settings=settings(study.lengths),
     )
     write_whole(folder / NAME, page.encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,18 +18,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = ("id", "where", "quantity", "published", "ours", "reading", "difference", "holds", "why", "target", "device")
+KINDS = ("measured", "derived", "definition", "fleet data")  # of numbers
+COLUMNS = (
+    "id",
+    "where",
+    "quantity",
+    "kind",
+    "published",
+    "ours",
+    "reading",
+    "difference",
+    "holds",
+    "why",
+    "target",
+    "device",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number of the study: where it says it, what it is, and how to come to it or why that cannot be."""
+    """A number of the study: where it says it, what it is, and how to come to it or why that cannot be.
+
+    kind: "measured" on a GPU, "derived" by counting, a "definition" or setting, or "fleet data" of a company.
+    """
 
     id: str
     where: str
     quantity: str
     published: str
     unit: str
+    kind: str
     reproducible: str  # yes, partly, no
     how: str
     note: str
@@ -74,8 +93,8 @@ def numbers() -> dict[str, Number]:
     text = (resources.files("minimodels.sim.paper") / "numbers.csv").read_text("utf-8")
     return {
         row["id"]: Number(
-            row["id"], row["where"], row["quantity"], row["published_value"], row["unit"], row["reproducible"],
-            row["how_or_why"], row["note"],
+            row["id"], row["where"], row["quantity"], row["published_value"], row["unit"], row["kind"],
+            row["reproducible"], row["how_or_why"], row["note"],
         )
         for row in csv.DictReader(io.StringIO(text))
     }  # fmt: skip
@@ -88,6 +107,7 @@ def score_row(score: Score, target: str, device: str) -> dict[str, str]:
         "id": score.id,
         "where": number.where,
         "quantity": number.quantity,
+        "kind": number.kind,
         "published": f"{number.published} {number.unit}".strip(),
         "ours": score.ours,
         "reading": score.reading,
@@ -114,6 +134,14 @@ def _missing(number: Number) -> Score:
     if number.reproducible == "no":
         return Score(number.id, "not reproduced", None, why=number.how)
     return Score(number.id, "not computed", None, why="its target was not run")
+
+
+def by_kind(rows: Iterable[dict[str, str]]) -> dict[str, Counter[str]]:
+    """How many rows of the scoreboard hold, by kind of number: what is measured says more than a definition."""
+    found: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    for row in rows:
+        found[row["kind"]][row["holds"]] += 1
+    return found
 
 
 def as_csv(rows: Iterable[dict[str, str]]) -> str:

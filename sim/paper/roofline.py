@@ -237,7 +237,6 @@ def _fig1_scores(study: Study, profiles: dict[str, Profile]) -> Iterator[Score]:
     fits = [profile.memory.fits for profile in profiles.values()]
     yield Score("s3-09", f"largest peak {units.size(peaks[name])} ({name})",
                 None if None in fits else all(fits), "weights, activations and cache, batch 1, flash")  # fmt: skip
-    yield Score("s3-10", "not used", None, why="a setting of the study's training runs; nothing here depends on it")
 
 
 def _sizes() -> Score:

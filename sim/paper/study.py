@@ -35,6 +35,7 @@ WORKLOADS = {  # as the study calls them
 DIFFUSION = ("Imagen", "StableDiffusion", "Prod Image", "MakeAVideo")
 TRANSFORMERS = ("Muse", "Parti", "Phenaki")
 IMAGES = ("Imagen", "StableDiffusion", "Muse", "Parti", "Prod Image")
+STAND_IN = "Prod Image"  # the study does not describe its production model; ours is another
 
 Profiler = Callable[[Config, Run, Advance], Profile]
 
@@ -131,7 +132,7 @@ class Study:
         overrides: tuple[str, ...] = (), **lengths: int,
     ) -> Profile:  # fmt: skip
         """One inference of a workload (or of a config by name); lengths: `steps`, `image_size`, `frames`, ..."""
-        lengths = self._changed(workload) | lengths
+        lengths = self.changed(workload) | lengths
         key = (workload, attention, mode, batch, overrides, *sorted(lengths.items()))
         if key not in self._known:
             config = config_of(workload, overrides, **lengths)
@@ -139,7 +140,8 @@ class Study:
             self._known[key] = self.profiler(config, run, self.progress)
         return self._known[key]
 
-    def _changed(self, workload: str) -> dict[str, int]:
+    def changed(self, workload: str) -> dict[str, int]:
+        """The lengths that a workload has here instead of the study's."""
         found = (_setting(workload, length, value) for length, value in self.lengths.items())
         return {one.length: one.changed for one in found if one is not None and one.changed is not None}
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from minimodels.sim import figures
-from minimodels.sim.files import write_whole
+from minimodels.sim.files import read, write_whole
 from minimodels.sim.paper import (
     caches,
     diagrams,
@@ -85,9 +85,11 @@ def run(names: Sequence[str], study: Study, folder: Path, force: bool = False) -
     With other lengths than the study's there is none: `settings.csv` says what was changed instead.
 
     Raises:
-        ValueError: a target is unknown, or a file cannot be written.
+        ValueError: a target is unknown, the folder holds what was made for another device, or a file cannot be
+            read or written.
     """
     listed, wanted = chosen(names, study.lengths), finished.key(study)
+    finished.claim(folder, study.device)
     known = [row for row in _read(folder / SCOREBOARD) if row["target"] in done(folder, wanted)]
     if study.lengths:
         write_whole(folder / SETTINGS, _settings(study).encode())
@@ -142,8 +144,16 @@ def _settings(study: Study) -> str:
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    """The rows of an earlier scoreboard."""
+    """The rows of an earlier scoreboard.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     if not path.exists():
         return []
-    rows = csv.DictReader(io.StringIO(path.read_text("utf-8")))
+    try:
+        text = read(path).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"cannot read {path}: it is not UTF-8; remove it, or give --out another folder") from None
+    rows = csv.DictReader(io.StringIO(text))
     return [row for row in rows if row.get("target") in TARGETS]

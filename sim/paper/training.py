@@ -121,6 +121,7 @@ def _scores(found: Steps) -> Iterator[Score]:
     steps = [found[collectives.NETWORK, BATCH, gpus] for gpus in GPUS]
     nodes = [made.nodes for made in steps]
     grows = nodes == sorted(set(nodes))
+    yield Score("s3-10", f"{collectives.NODE}", collectives.NODE == 8, "GPUs of a node, as Fig. 6 is predicted")
     yield Score(
         "s3-11", f"{', '.join(map(str, nodes))} nodes", grows, "an increasing number of nodes, as the caption says",
         why="" if grows else f"nodes have {collectives.NODE} GPUs (section III), so that 2 and 8 GPUs are one",

@@ -158,6 +158,7 @@ def test_the_printed_command_counts_every_metric_of_the_same_architecture() -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["parti-tiny", "--scope", "attention.temporal"], "nothing of parti-tiny runs in it; it has stage.text"),
         ([], "either NAME"),
         (["parti-tiny", "--import", "x.csv"], "either NAME"),
         (["parti-tinny"], "parti-tiny"),

@@ -73,11 +73,20 @@ def test_finished_targets_are_reused_for_the_same_device_alone(tmp_path: Path) -
     assert made and targets.run(["fig11"], Study("a100-80gb", counted), tmp_path) == first and len(runs) == made
     targets.run(["fig11"], Study("a100-80gb", counted), tmp_path, force=True)
     assert len(runs) == 2 * made
-    other = targets.run(["fig11"], Study("h100-sxm", counted), tmp_path)
-    assert len(runs) == 3 * made and {row["device"] for row in other if row["target"]} == {"h100-sxm"}
     (tmp_path / "fig11.csv").unlink()
-    targets.run(["fig11"], Study("h100-sxm", counted), tmp_path)
+    targets.run(["fig11"], Study("a100-80gb", counted), tmp_path)
     assert (tmp_path / "fig11.csv").exists()
+    board = (tmp_path / "scoreboard.csv").read_bytes()
+    with pytest.raises(ValueError, match="holds the study for a100-80gb; give --out another folder for h100-sxm"):
+        targets.run(["fig11"], Study("h100-sxm", counted), tmp_path, force=True)
+    assert (tmp_path / "scoreboard.csv").read_bytes() == board
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_scoreboard_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "scoreboard.csv").write_bytes(b"id,target\n\xff\xfe,fig11\n")
+    shown = CliRunner().invoke(main, ["paper", "fig11", "--out", str(tmp_path)])
+    assert shown.exit_code == 2 and f"cannot read {tmp_path / 'scoreboard.csv'}: it is not UTF-8" in shown.stderr
 
 
 @pytest.mark.usefixtures("tiny")
@@ -194,6 +203,13 @@ def test_table_2_compares_kernels_and_waits_for_the_host_are_a_setting() -> None
     assert speed_ups("as configured", **slow) == speed_ups("as configured")
     waits, none = speed_ups("with waits for the host", **slow), speed_ups("with waits for the host")
     assert all(waits[name] != none[name] for name in TINY)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny")
+def test_all_targets_together_score_every_number() -> None:
+    study_of = of_device("a100-80gb")
+    assert {score.id for target in targets.TARGETS.values() for score in target(study_of).scores} == set(numbers())
 
 
 def test_numbers_are_complete_and_those_that_cannot_be_told_say_why() -> None:

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import minimodels
-from minimodels.run import build
-from minimodels.sim.paper import formulas, frames, scaling, sequence, sizes, study
+from minimodels.run import Run, build
+from minimodels.sim import device as devices
+from minimodels.sim import units
+from minimodels.sim.cache.layouts import walked
+from minimodels.sim.cache.tensors import loads
+from minimodels.sim.paper import formulas, frames, scaling, sequence, sizes, study, temporal
 from minimodels.sim.paper.points import miss_rates
 from minimodels.sim.paper.result import numbers
 from minimodels.sim.paper.sequence import Point
@@ -104,6 +108,21 @@ def test_flops_over_frames_and_pixels_are_the_walk(tiny: Study) -> None:
             assert walk == formula > 0
 
 
+def test_the_curve_over_frames_is_what_the_text_is_scored_by(tiny: Study) -> None:
+    own = tiny.profile("MakeAVideo")
+    why = next(score.why for score in frames.fig14(tiny).scores if score.id == "f14-04")
+    curve = {number: units.times(frames.by_count(own.config, number)) for number in frames._frames(own)}
+    assert why.endswith(", ".join(f"{fewer} at {number}" for number, fewer in curve.items()))
+    rows = {row[4]: row[6] for row in temporal.fig12(tiny).rows if row[2] == "by count"}
+    assert rows[8] == frames.by_count(own.config, 8) and set(rows) == set(temporal.FRAMES)
+
+
+def test_make_a_video_has_the_published_ratio_at_its_interpolated_frames() -> None:
+    config = study.config_of("MakeAVideo").model_dump(mode="json")
+    assert frames.by_count(config, 16) == pytest.approx(46.7, abs=0.05), "46 by a count without the text's keys"
+    assert frames.by_count(config, 76) == pytest.approx(9.84, abs=0.005)
+
+
 def test_one_layer_crosses_over_at_as_many_frames_as_pixels() -> None:
     at = formulas.crossover(3, 5)
     assert formulas.spatial_flops(at, 3, 5, 8) == formulas.temporal_flops(at, 3, 5, 8)
@@ -158,6 +177,18 @@ def test_every_window_of_a_simulated_call_has_a_miss_rate_and_of_a_measured_one_
     assert all(rate is not None and 0 <= rate <= 1 for values in rates.values() for rate in values)
     measured = miss_rates(Study("cuda", tiny.profiler), "Imagen", "baseline", found)
     assert all(values == [None] * len(found) for values in measured.values())
+
+
+def test_misses_are_those_of_the_changed_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "WORKLOADS", TINY)
+    changed = of_device("a100-80gb", lengths={"image_size": 96})
+    found = sequence.points(changed.profile("Imagen", "baseline"), "unet")
+    walk = walked(study.config_of("Imagen", image_size=96), Run(device="a100-80gb", attention="baseline"))
+    loaded = list(loads(walk, devices.load("a100-80gb")))
+    for window, rates in miss_rates(changed, "Imagen", "baseline", found).items():
+        for point, rate in zip(found, rates, strict=True):
+            mine = [loaded[place] for place in point.places[window]]
+            assert rate == sum(load.missed for load in mine) / sum(load.asked for load in mine)
 
 
 @pytest.mark.parametrize(
