@@ -58,10 +58,11 @@ def visit(
     estimate: Callable[[Sequence[Call]], float] | None,
     full: bool,
     graphs: bool = False,
+    least: int = 0,
 ) -> Iterator[int]:
     """Yield the steps to run; what a step appends to `calls` is reordered and weighted when the loop ends.
 
-    graphs: the steps are those of `buckets`.
+    graphs: the steps are those of `buckets`; least: knots of a loop that grows, even where fewer tell its time.
     """
     begin = len(calls)
     segments: dict[int, list[Call]] = {}
@@ -81,7 +82,7 @@ def visit(
     elif growth == "constant":
         plan = iter((0,))
     else:
-        plan = _refine(n, segments, estimate)
+        plan = _refine(n, segments, estimate, least)
     for step in plan:
         yield from run(step)
     knots = sorted(segments)
@@ -109,7 +110,7 @@ def _count_useful(call: Call, steps: int) -> None:
 
 
 def _refine(
-    n: int, segments: dict[int, list[Call]], estimate: Callable[[Sequence[Call]], float] | None
+    n: int, segments: dict[int, list[Call]], estimate: Callable[[Sequence[Call]], float] | None, least: int
 ) -> Iterator[int]:
     """The first and the last step, which may be special (one key, a full cache), and knots in between."""
     ends = [step for step in (1, n - 2) if 0 < step < n - 1]
@@ -118,7 +119,7 @@ def _refine(
         return
     seconds = {step: estimate(segments[step]) for step in ends}
     queue = [(ends[0], ends[1])]
-    while queue and len(segments) < MAX_KNOTS:
+    while queue and len(segments) < max(MAX_KNOTS, least):
         left, right = queue.pop(0)
         middle = (left + right) // 2
         if middle in (left, right):
@@ -126,5 +127,5 @@ def _refine(
         yield middle
         seconds[middle] = estimate(segments[middle])
         line = seconds[left] + (seconds[right] - seconds[left]) * (middle - left) / (right - left)
-        if abs(seconds[middle] - line) > TOLERANCE * seconds[middle]:
+        if len(segments) + len(queue) < least or abs(seconds[middle] - line) > TOLERANCE * seconds[middle]:
             queue += [(left, middle), (middle, right)]

@@ -59,6 +59,16 @@ def simulate_job(job: Job, run: Run, progress: Advance = silent, walks: Walks | 
     """The predicted profile of a job; see `simulate`."""
     device = device_of(run)
     walk = _shared(job, run, device, progress, walks) if walks is not None else walk_job(job, run, device, progress)
+    return profile_of(job, run, walk)
+
+
+def profile_of(job: Job, run: Run, walk: Walk) -> Profile:
+    """The predicted profile of a job that was walked for the device of its run.
+
+    Raises:
+        ValueError: no operator of it takes time.
+    """
+    device = device_of(run)
     if not walk.calls:
         raise ValueError(f"{job.name} runs no operator that takes time (a view moves nothing): nothing to predict")
     timings = predict(bucketed(walk.calls, run), device, run.mode)

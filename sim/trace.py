@@ -81,6 +81,7 @@ class Walk(TorchDispatchMode):
     """
 
     clocks = False
+    least = 0  # knots of a loop that grows, see `visit`
 
     def __init__(
         self,
@@ -141,7 +142,9 @@ class Walk(TorchDispatchMode):
     def loop(self, name: str, n: int, growth: str) -> Iterator[int]:
         """The knots of a loop; afterwards its calls stand in step order and carry their weights."""
         around, self._steps = self._steps, n * (self._steps or 1)
-        for count, step in enumerate(visit(self.calls, n, growth, self._estimate, self._full, self._graphs)):
+        for count, step in enumerate(
+            visit(self.calls, n, growth, self._estimate, self._full, self._graphs, self.least)
+        ):
             self._progress(name, count, n if self._full else 0)
             yield step
         self._steps = around

@@ -14,10 +14,12 @@ import numpy as np
 from minimodels.run import Run
 from minimodels.sim import device as devices
 from minimodels.sim import views
-from minimodels.sim.cache.layouts import walked
+from minimodels.sim.cache.layouts import SampledWalk
 from minimodels.sim.cache.tensors import Loaded, loads
+from minimodels.sim.job import of_config
 from minimodels.sim.paper.study import Study, config_of
 from minimodels.sim.profile import Op, Profile
+from minimodels.sim.simulate import profile_of, walk_job
 
 WINDOWS = ("attention kernels", "attention block", "all operators")  # since the call before
 
@@ -92,19 +94,24 @@ def correlation(found: Sequence[Point], values: Sequence[float | None]) -> float
     return float(both / (a * b) ** 0.5)
 
 
-def miss_rates(study: Study, workload: str, attention: str, found: Sequence[Point]) -> dict[str, list[float | None]]:
-    """Of each window of each call, the share of the bytes it asks the L2 cache for that come from memory.
+def sampled(study: Study, workload: str, attention: str) -> tuple[Profile, list[Loaded] | None]:
+    """A workload's profile at more steps of loops that grow, and what each of its calls loads.
 
-    From a model of whole tensors in the cache (`sim.cache.tensors`); None where the device is measured.
+    From a model of whole tensors in the L2 cache (`sim.cache.tensors`); where the device is measured, the profile is
+    the study's and loads are None.
     """
     if study.device == "cuda":
+        return study.profile(workload, attention), None
+    run, device = Run(device=study.device, attention=attention), devices.load(study.device)
+    job = of_config(config_of(workload, (), **study.changed(workload)), run)
+    walk = walk_job(job, run, device, study.progress, SampledWalk)
+    return profile_of(job, run, walk), list(loads(walk, device))
+
+
+def miss_rates(found: Sequence[Point], loaded: Sequence[Loaded] | None) -> dict[str, list[float | None]]:
+    """Of each window of each call, the share of the bytes it asks the L2 cache for that come from memory, if known."""
+    if loaded is None:
         return {window: [None] * len(found) for window in WINDOWS}
-    run = Run(device=study.device, attention=attention)
-    walk = walked(config_of(workload, (), **study.changed(workload)), run, study.progress)
-    profile = study.profile(workload, attention)
-    ops = [profile.ops[op] for op in profile.calls]
-    assert [(call.name, call.shapes) for call in walk.calls] == [(op.name, op.shapes) for op in ops], "the same walk"
-    loaded = list(loads(walk, devices.load(study.device)))
     return {window: [_missed([loaded[place] for place in point.places[window]]) for point in found]
             for window in WINDOWS}  # fmt: skip
 

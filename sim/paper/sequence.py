@@ -11,7 +11,7 @@ import numpy as np
 
 from minimodels.sim import units
 from minimodels.sim.paper.draw import CYCLE, Panel, figure
-from minimodels.sim.paper.points import WINDOWS, Point, correlation, miss_rates, points
+from minimodels.sim.paper.points import WINDOWS, Point, correlation, miss_rates, points, sampled
 from minimodels.sim.paper.result import Result, Score
 from minimodels.sim.paper.study import Study
 from minimodels.sim.profile import Profile
@@ -41,13 +41,17 @@ def _mean(listed: Sequence[Point]) -> float:
 
 def fig8(study: Study) -> Result:
     """Sequence length over one inference of five models; bandwidth of Imagen and Parti over the same window."""
-    profiles = {(name, way): study.profile(name, way) for name in STAGES for way in WAYS}
+    timed = {(name, way): sampled(study, name, way) for name in TIMED for way in WAYS}
+    profiles = {
+        (name, way): timed[name, way][0] if name in TIMED else study.profile(name, way)
+        for name in STAGES
+        for way in WAYS
+    }
     found = {(name, way): points(profile, *STAGES[name][0]) for (name, way), profile in profiles.items()}
     missed: Missed = {
         (name, way, window): rates
-        for name in TIMED
-        for way in WAYS
-        for window, rates in miss_rates(study, name, way, found[name, way]).items()
+        for (name, way), (_, loaded) in timed.items()
+        for window, rates in miss_rates(found[name, way], loaded).items()
     }
     rows = [
         (name, WAYS[way], point.stage, point.number, point.length, point.executions, *point.bandwidth.values(),
@@ -65,7 +69,7 @@ def fig8(study: Study) -> Result:
     }
     listed = {name: found[name, "baseline"] for name in STAGES}
     peak = profiles["Imagen", "baseline"].device.bandwidth
-    scores = [*_varies(listed), *_shapes(listed, profiles), *_shorter(listed), *_follows(found, rates, peak),
+    scores = [*_varies(listed), *_shapes(listed, profiles), *_shorter(listed), *_follows(found, rates, peak, _sampling(profiles)),
               _misses_follow(found, missed)]  # fmt: skip
     return Result(_figure(found, rates, peak, missed), header, rows, scores)
 
@@ -241,7 +245,15 @@ def u_shaped(values: Sequence[int]) -> bool:
     return ordered and values[0] == values[-1] > values[low]
 
 
-def _follows(found: Found, rates: Rates, peak: float | None) -> Iterator[Score]:
+def _sampling(profiles: dict[tuple[str, str], Profile]) -> str:
+    """At how many of its tokens Parti is looked at."""
+    profile = profiles["Parti", "baseline"]
+    tokens = next(stage.steps for stage in profile.stages if stage.name == "decode")
+    lengths = {point.length for point in points(profile, "decode")}
+    return f"Parti at {len(lengths)} of its {tokens:,} tokens"
+
+
+def _follows(found: Found, rates: Rates, peak: float | None, sampling: str) -> Iterator[Score]:
     """Whether bandwidth follows length where the figure looks, in calls of the attention block; else it is said."""
     readings = {
         f"{window}, {WAYS[way]}": [rates[name, way, window] for name in TIMED] for way in WAYS for window in WINDOWS
@@ -259,7 +271,7 @@ def _follows(found: Found, rates: Rates, peak: float | None) -> Iterator[Score]:
         f"memory bandwidth: {', '.join(said)}",
         None if None in both else all(rate is not None and rate >= FOLLOWS for rate in both),
         f"half of the claim, memory bandwidth against length: {scored}",
-        why=f"others: {others}",
+        why=f"{sampling}; others: {others}",
     )
 
 

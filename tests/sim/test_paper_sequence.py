@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 import minimodels
 from minimodels.run import Run, build
 from minimodels.sim import device as devices
-from minimodels.sim import units
-from minimodels.sim.cache.layouts import walked
+from minimodels.sim import units, views
+from minimodels.sim.cache.layouts import SampledWalk, walked
 from minimodels.sim.cache.tensors import loads
 from minimodels.sim.paper import formulas, frames, scaling, sequence, sizes, study, temporal
-from minimodels.sim.paper.points import miss_rates
+from minimodels.sim.paper.points import miss_rates, sampled
 from minimodels.sim.paper.result import numbers
 from minimodels.sim.paper.sequence import Point
 from minimodels.sim.paper.study import Study, of_device
@@ -171,11 +172,12 @@ def test_what_a_call_moves_or_misses_correlates_as_it_should() -> None:
 
 
 def test_every_window_of_a_simulated_call_has_a_miss_rate_and_of_a_measured_one_none(tiny: Study) -> None:
-    found = sequence.points(tiny.profile("Imagen", "baseline"), "unet")
-    rates = miss_rates(tiny, "Imagen", "baseline", found)
+    profile, loaded = sampled(tiny, "Imagen", "baseline")
+    found = sequence.points(profile, "unet")
+    rates = miss_rates(found, loaded)
     assert set(rates) == set(sequence.WINDOWS)
     assert all(rate is not None and 0 <= rate <= 1 for values in rates.values() for rate in values)
-    measured = miss_rates(Study("cuda", tiny.profiler), "Imagen", "baseline", found)
+    measured = miss_rates(found, None)
     assert all(values == [None] * len(found) for values in measured.values())
 
 
@@ -183,12 +185,22 @@ def test_misses_are_those_of_the_changed_lengths(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(study, "WORKLOADS", TINY)
     changed = of_device("a100-80gb", lengths={"image_size": 96})
     found = sequence.points(changed.profile("Imagen", "baseline"), "unet")
+    profile, mine = sampled(changed, "Imagen", "baseline")
+    assert sequence.points(profile, "unet") == found
     walk = walked(study.config_of("Imagen", image_size=96), Run(device="a100-80gb", attention="baseline"))
     loaded = list(loads(walk, devices.load("a100-80gb")))
-    for window, rates in miss_rates(changed, "Imagen", "baseline", found).items():
+    for window, rates in miss_rates(found, mine).items():
         for point, rate in zip(found, rates, strict=True):
-            mine = [loaded[place] for place in point.places[window]]
-            assert rate == sum(load.missed for load in mine) / sum(load.asked for load in mine)
+            block = [loaded[place] for place in point.places[window]]
+            assert rate == sum(load.missed for load in block) / sum(load.asked for load in block)
+
+
+def test_a_growing_loop_is_sampled_all_along_and_counts_the_same(tiny: Study) -> None:
+    own, (profile, _) = tiny.profile("Parti", "baseline"), sampled(tiny, "Parti", "baseline")
+    lengths = [sorted({point.length for point in sequence.points(one, "decode")}) for one in (own, profile)]
+    assert len(lengths[0]) < SampledWalk.least == len(lengths[1]) and set(lengths[0]) <= set(lengths[1])
+    assert max(b - a for a, b in itertools.pairwise(lengths[1])) <= 2, "of 25 tokens"
+    assert views.totals(profile.ops).known_flops == views.totals(own.ops).known_flops
 
 
 @pytest.mark.parametrize(
