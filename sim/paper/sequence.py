@@ -69,8 +69,8 @@ def fig8(study: Study) -> Result:
     }
     listed = {name: found[name, "baseline"] for name in STAGES}
     peak = profiles["Imagen", "baseline"].device.bandwidth
-    scores = [*_varies(listed), *_shapes(listed, profiles), *_shorter(listed), *_follows(found, rates, peak, _sampling(profiles)),
-              _misses_follow(found, missed)]  # fmt: skip
+    scores = [*_varies(listed), *_shapes(listed, profiles), *_shorter(listed),
+              *_follows(found, rates, peak, _sampling(profiles)), _misses_follow(found, missed)]  # fmt: skip
     return Result(_figure(found, rates, peak, missed), header, rows, scores)
 
 
