@@ -165,11 +165,16 @@ class Arguments:
         return tuple(copied(x, dtype) if isinstance(x, Tensor) else x for x in self.args)
 
 
-def copied(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def once(x: Tensor) -> Tensor:
+    """x without what it repeats: dimensions of stride 0 have one element."""
+    return x.as_strided([1 if s == 0 else n for n, s in zip(x.shape, x.stride(), strict=True)], x.stride())
+
+
+def copied(x: Tensor, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
     """A copy of x that lies in memory as x does, floats in `dtype` if given; what x repeats is repeated."""
     kind = dtype if dtype is not None and x.is_floating_point() else x.dtype
-    once = x.as_strided([1 if s == 0 else n for n, s in zip(x.shape, x.stride(), strict=True)], x.stride())
-    made = torch.empty_strided(once.shape, once.stride(), dtype=kind, device=x.device).copy_(once)
+    single = once(x)
+    made = torch.empty_strided(single.shape, single.stride(), dtype=kind, device=device or x.device).copy_(single)
     return made.expand(x.shape)
 
 

@@ -60,14 +60,15 @@ def _step(
 
 def pixel_strides(x: Tensor) -> tuple[int, int] | None:
     """Strides of x (b, c, *pixels) over channels and pixels; None where one does not do for all pixels."""
-    step, length = 0, 1
+    step, length = None, 1
     for size, stride in zip(reversed(x.shape[2:]), reversed(x.stride()[2:]), strict=True):
-        if size > 1 and step and stride != length * step:
+        if size == 1:
+            continue
+        step = stride if step is None else step  # 0 where one value is repeated
+        if stride != length * step:
             return None
-        if size > 1:
-            step = step or stride
-            length *= size
-    return x.stride(1), step
+        length *= size
+    return x.stride(1), step or 0
 
 
 def _dense(x: Tensor) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from minimodels.kernels.case import copied
 from minimodels.kernels.operator import OPERATORS
 from tests.kernels.all_cases import MODULES, SMALL, SOME, operator, small
 
@@ -19,12 +20,7 @@ def _outputs(result: Any) -> tuple[Tensor, ...]:
 
 def _copied(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Fresh arguments of the same strides: an operator may write into some."""
-    return tuple(
-        torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x)
-        if isinstance(x, Tensor)
-        else x
-        for x in args
-    )
+    return tuple(copied(x) if isinstance(x, Tensor) else x for x in args)
 
 
 @pytest.mark.parametrize(("name", "case"), SOME)

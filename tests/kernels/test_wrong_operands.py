@@ -64,6 +64,7 @@ WRONG: list[tuple[str, int, Any, str]] = [
     ("rotate", 1, K[0, :1], "of the same b, n and d"), ("rotate", 0, Q[0, ..., :15], "of the same b, n and d"),
     ("guided_step", 1, X, "twice as many samples"), ("guided_step", 2, LAST, "noise is of x's shape"),
     ("guided_step", 0, X.expand(2, 6, 3, 5)[..., :4], "samples like those of x"),
+    ("guided_step", 1, torch.ones(4, 6, 3, 1).expand(4, 6, 3, 5), "pixels have one stride in both"),
     ("draw_token", 3, 0.0, "temperature divides the logits and is positive, not 0.0"),
     ("draw_token", 3, -1.0, "not -1.0"), ("draw_token", 0, torch.ones(2, 0), "a row a token, not shape (2, 0)"),
     ("draw_token", 1, None, "noise, or a seed"), ("unmask_step", 7, 0.0, "temperature divides the logits"),

@@ -15,9 +15,12 @@ OPERATOR = "minimodels::guided_step"
 
 def arguments(
     *shape: int, scale: float | None = 7.5, noise: bool = False, channels: int | None = None, last: str = "",
-    dtype: torch.dtype = torch.bfloat16, device: str = "cpu",
+    repeated: bool = False, dtype: torch.dtype = torch.bfloat16, device: str = "cpu",
 ) -> tuple[Any, ...]:  # fmt: skip
-    """x of `shape`; channels: of the prediction, the first taken; last: "x", "predicted" or both, channels last."""
+    """x of `shape`; channels: of the prediction, the first taken; last: "x", "predicted" or both, channels last.
+
+    repeated: the prediction is one number a channel, repeated over its pixels.
+    """
 
     def draw(batch: int, count: int, name: str) -> Tensor:
         made = torch.randn((batch, count, *shape[2:]), dtype=torch.float32, device=device).to(dtype)
@@ -25,6 +28,7 @@ def arguments(
 
     x = draw(shape[0], shape[1], "x")
     predicted = draw(shape[0] * (1 if scale is None else 2), channels or shape[1], "predicted")[:, : shape[1]]
+    predicted = predicted[(..., *(slice(1),) * len(shape[2:]))].expand(predicted.shape) if repeated else predicted
     return x, predicted, draw(shape[0], shape[1], "x") if noise else None, scale, 0.9, -0.3, 0.1 if noise else 0.0
 
 
@@ -36,6 +40,7 @@ SMALL: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "variance learned": ((2, 3, 4, 5), {"channels": 6}),
     "prediction channels last, variance learned": ((2, 3, 4, 5), {"channels": 6, "last": "predicted"}),
     "all channels last": ((2, 3, 4, 5), {"last": "x predicted", "noise": True}),
+    "one number a channel": ((2, 3, 5, 4), {"repeated": True}),
     "video": ((2, 3, 2, 20, 21), {"channels": 6}),
 }
 LARGE = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimodels.kernels.case import copied
+from minimodels.kernels.case import copied, once
 from tests.kernels.all_cases import SMALL, operator, small
 
 pytestmark = [
@@ -24,13 +24,7 @@ def _outputs(result: Any) -> tuple[Tensor, ...]:
 
 def _on_gpu(args: tuple[Any, ...], dtype: torch.dtype | None = None) -> tuple[Any, ...]:
     """The arguments on the GPU, of the same strides, floats in `dtype` if given."""
-    given = []
-    for x in args:
-        if isinstance(x, Tensor):
-            kind = dtype if dtype is not None and x.is_floating_point() else x.dtype
-            x = torch.empty_strided(x.shape, x.stride(), dtype=kind, device="cuda").copy_(x)
-        given.append(x)
-    return tuple(given)
+    return tuple(copied(x, dtype, "cuda") if isinstance(x, Tensor) else x for x in args)
 
 
 def _written(name: str, args: tuple[Any, ...]) -> list[Tensor]:
@@ -85,12 +79,9 @@ def test_a_cuda_graph_replays_the_kernel_on_new_contents(name: str, case: str) -
     with torch.cuda.graph(graph):
         captured = _outputs(operator(name).call(*static))
     for scale in (1.0, 0.5):
-        fresh = tuple(
-            copied(x) * scale if isinstance(x, Tensor) and x.is_floating_point() else x for x in _on_gpu(args)
-        )
-        for into, x in zip(static, fresh, strict=True):
+        for into, x in zip(static, _on_gpu(args), strict=True):
             if isinstance(into, Tensor):
-                into.copy_(x)
+                once(into).copy_(once(x) * scale if x.is_floating_point() else once(x))
         expected = _outputs(operator(name).call(*_like(static)))
         graph.replay()
         torch.cuda.synchronize()

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from minimodels.kernels.case import copied
 from tests.kernels.all_cases import FIRST, SMALL, operator, small
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -26,13 +27,7 @@ def _outputs(result: Any) -> tuple[Tensor, ...]:
 
 def _as(args: tuple[Any, ...], dtype: torch.dtype | None = None) -> tuple[Any, ...]:
     """Fresh arguments of the same strides, floating-point ones in another dtype if given."""
-    fresh = []
-    for x in args:
-        if isinstance(x, Tensor):
-            kind = dtype if dtype is not None and x.is_floating_point() else x.dtype
-            x = torch.empty_strided(x.shape, x.stride(), dtype=kind).copy_(x)
-        fresh.append(x)
-    return tuple(fresh)
+    return tuple(copied(x, dtype) if isinstance(x, Tensor) else x for x in args)
 
 
 def _cases() -> Iterator[Any]:
