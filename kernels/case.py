@@ -75,7 +75,7 @@ class Case:
                 numbers[storage._cdata] = len(storages)
                 storages.append(storage.nbytes())
             dtype = str(x.dtype).removeprefix("torch.")
-            given.append(View(tuple(x.shape), x.stride(), dtype, numbers[storage._cdata], x.storage_offset()))
+            given.append(View(tuple(x.shape), x.stride(), dtype, numbers[storage._cdata], int(x.storage_offset())))
         return cls(operator, tuple(given), tuple(storages))
 
     def also(self, where: str) -> Case:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimodels import loader
-from minimodels.kernels import cross_attention, decode_attention, flash_attention
+from minimodels.kernels import cross_attention, decode_attention
 from minimodels.kernels.attention import attention, attention_with_cache
 from minimodels.kernels.backend import attention_backend
 from minimodels.kernels.launch import Launch, specialisation
@@ -179,31 +179,6 @@ def test_a_decoder_says_the_same_with_our_attention() -> None:
 def _launches(module: Any, *args: Any, target: str = "sm90") -> list[Launch]:
     with attention_backend("triton", target):
         return list(module.plan(*args)[1])
-
-
-def test_offsets_have_64_bits_from_2_to_the_31_elements_on() -> None:
-    for length, expected in ((2**29 // 64 - 8, False), (2**31 // 64, True)):
-        q = torch.empty_strided((1, 1, 1, length, 64), (64, 64, 64, 64, 1), device="meta", dtype=torch.bfloat16)
-        few = _meta(1, 1, 1, 77, 64)
-        assert _launches(flash_attention, q, few, few, None, False, 0.125)[0].constants["WIDE"] is expected
-        assert _launches(cross_attention, q, few, few, 0.125)[0].constants["WIDE"] is expected
-        new = _meta(1, 1, 1, 64)
-        cache = torch.empty((1, 1, length, 64), device="meta", dtype=torch.bfloat16)
-        launches = _launches(decode_attention, new, new, new, cache, cache, None, None, length - 1, 0.125)
-        assert launches[0].constants["WIDE"] is expected
-
-
-@pytest.mark.parametrize("sequences", (65_535, 65_536, 1_000_000))
-def test_any_number_of_sequences_is_one_flat_grid(sequences: int) -> None:
-    q, k = _meta(1, sequences, 1, 130, 64), _meta(1, sequences, 1, 130, 64)
-    few = k[..., :77, :]
-    new, cache = _meta(sequences, 1, 1, 64), _meta(sequences, 1, 9, 64)
-    for launches in (
-        _launches(flash_attention, q, k, k, None, False, 0.125),
-        _launches(cross_attention, q, few, few, 0.125),
-        _launches(decode_attention, new, new, new, cache, cache, None, None, 7, 0.125),
-    ):
-        assert all(launch.grid[0] >= sequences and launch.grid[1:] == (1, 1) for launch in launches[:1])
 
 
 @pytest.mark.parametrize("target", ("sm80", "sm90", "gfx942"))
