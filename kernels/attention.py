@@ -37,8 +37,8 @@ def attention(
     """Attend: q (*batch, heads, n, d), k, v (*batch, kv_heads, m, d) -> (*batch, heads, n, d).
 
     causal: query i sees keys up to m - n + i, so the last query sees all; bias: added to the scaled scores,
-    broadcast to (*batch, heads, n, m); scale: of the scores, 1 / sqrt(d) unless given. The result of a query that sees
-    no key, since the bias of all is -inf, is zero.
+    broadcast to (*batch, heads, n, m), of q's dtype or float32, which torch's kernels round to q's; scale: of the
+    scores, 1 / sqrt(d) unless given. The result of a query that sees no key, since the bias of all is -inf, is zero.
 
     Raises:
         ValueError: shapes or dtypes do not fit together, or a pinned backend cannot do the call; the message names
@@ -145,7 +145,7 @@ def _fused(backend: str, q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Te
     if len(batch) != 1:
         q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
     if bias is not None:
-        bias = _mask(bias, batch)
+        bias = _mask(bias.to(q.dtype), batch)  # efficient refuses another type, cuDNN misreads it without a word
     grouped = q.shape[-3] != k.shape[-3]
     with sdpa_kernel(KERNELS[backend]):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal, scale=scale, enable_gqa=grouped)

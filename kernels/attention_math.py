@@ -54,7 +54,7 @@ def attend_eagerly(
         hidden = torch.zeros(n, m, dtype=q.dtype, device=q.device).masked_fill(future(n, m, q.device), float("-inf"))
         bias, causal = hidden if bias is None else bias + hidden, False
     if bias is not None:
-        bias = bias.expand(*q.shape[:-1], m).flatten(0, 1)
+        bias = bias.to(q.dtype).expand(*q.shape[:-1], m).flatten(0, 1)
     folded = (x.flatten(0, 1) for x in (q, k, v))
     out = F.scaled_dot_product_attention(
         *folded, attn_mask=bias, is_causal=causal, scale=scale, enable_gqa=q.shape[-3] != k.shape[-3]

@@ -319,7 +319,7 @@ def eager(
     keys, values, bias = _append(q, k, v, cache_k, cache_v, bias, position, pos)
     grouped = q.shape[1] != k.shape[1]
     if bias is not None:
-        bias = bias.expand(*q.shape[:3], keys.shape[2])
+        bias = bias.to(q.dtype).expand(*q.shape[:3], keys.shape[2])
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, scale=scale, enable_gqa=grouped)
 
 

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimodels.kernels.attention import attention
 from minimodels.kernels.backend import attention_backend, choice
 from minimodels.kernels.scope import AttentionCall
 from minimodels.sim.trace import Walk
+
+
+class Masks(TorchDispatchMode):
+    """The dtypes of the masks that torch's attention is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.scaled_dot_product_attention.default:
+            self.dtypes.append((args[3] if len(args) > 3 else kwargs["attn_mask"]).dtype)
+        return func(*args, **(kwargs or {}))
 
 
 class Case(NamedTuple):
@@ -123,6 +137,28 @@ def test_every_backend_equals_the_definition(case: Case, backend: str, dtype: to
         out = attention(q, k, v, causal=case.causal, bias=bias, scale=case.scale)
     assert out.shape == q.shape and out.dtype == dtype
     assert (out.double() - expected).abs().max() <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("causal", (False, True))
+def test_a_float32_bias_of_half_precision_queries_is_added(backend: str, causal: bool) -> None:
+    q, k, v, _ = draw(Case(), torch.bfloat16)
+    bias = draw(Case(bias=(3, 5, 7)), torch.float32)[3]
+    with attention_backend(backend):
+        out = attention(q, k, v, causal=causal, bias=bias)
+    assert out.dtype == q.dtype
+    assert (out.double() - reference(q, k, v, causal, bias)).abs().max() <= TOLERANCE[torch.bfloat16]
+
+
+@pytest.mark.parametrize(("backend", "target"), [("flash", "sm90"), ("sdpa", "sm80"), ("cudnn!", "sm90")])
+@pytest.mark.parametrize("causal", (False, True))
+def test_torchs_kernels_on_a_gpu_are_given_a_bias_of_the_queries_type(backend: str, target: str, causal: bool) -> None:
+    """efficient raises at another one, cuDNN reads it as if it were of theirs (pytorch/pytorch#191612)."""
+    q, bias = (torch.empty(2, 3, 8, 8, dtype=kind, device="meta") for kind in (torch.bfloat16, torch.float32))
+    masks = Masks()
+    with attention_backend(backend, target), torch.inference_mode(), masks:
+        attention(q, q, q, causal=causal, bias=bias)
+    assert masks.dtypes == [torch.bfloat16]
 
 
 @pytest.mark.parametrize("backend", ON_CPU)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from minimodels.kernels.attention import KERNELS
+from minimodels.kernels.attention import KERNELS, attention
+from minimodels.kernels.backend import attention_backend
 from minimodels.kernels.temporal_attention import reference, temporal_attention
 
 pytestmark = [
@@ -57,6 +58,20 @@ def test_offsets_beyond_32_bits_reach_the_last_position() -> None:
     found = temporal_attention(*_call(q, k, v))
     exact = reference(*_call(*(x[:, -2:].double() for x in (q, k, v))))
     assert (found[:, -2:].double() - exact).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("backend", ("efficient!", "cudnn!", "sdpa", "baseline", "triton!"))
+@torch.no_grad()
+def test_a_float32_bias_of_half_precision_queries_is_added(backend: str) -> None:
+    q, k, v = (x[0] for x in _tensors(7))
+    bias = torch.randn(FRAMES, FRAMES, device="cuda")
+    with attention_backend(backend):
+        try:
+            found = attention(q, k, v, bias=bias)
+        except ValueError as error:
+            pytest.skip(str(error))  # cuDNN is not on every GPU
+    exact = reference(*(x[None].double() for x in (q, k, v)), bias.double(), None, None, False, HEAD_DIM**-0.5)[0]
+    assert (found.double() - exact).abs().max() < 0.05  # the bias rounded to bfloat16, too
 
 
 def test_what_torch_does_at_the_limits_is_recorded(tmp_path: Path, record_property: Any) -> None:
