@@ -113,10 +113,14 @@ def work_of(operator: Benched, case: Case) -> Work:
     return operator.work(arguments, {}, (result,) if isinstance(result, torch.Tensor) else tuple(result or ()))
 
 
+def _matmul(work: Work, dtype: str, ceilings: Ceilings) -> float:
+    """FLOP/s of a matrix product in the type that a call multiplies in."""
+    return ceilings.matmul.get(work.product_type(dtype), ceilings.matmul["float32"])
+
+
 def best(work: Work, dtype: str, ceilings: Ceilings) -> tuple[str, float]:
     """What limits a call at best, and the seconds it takes then."""
-    rate = ceilings.matmul.get(dtype, ceilings.matmul["float32"])
-    moved = work.bytes_read + work.bytes_written
+    rate, moved = _matmul(work, dtype, ceilings), work.bytes_read + work.bytes_written
     times = {"memory": moved / ceilings.copy, "tensor": (work.flops or 0) / rate, "launch": ceilings.launch}
     bound = max(times, key=times.__getitem__)
     return bound, times[bound]
@@ -126,7 +130,7 @@ def implausible(work: Work, seconds: float, dtype: str, ceilings: Ceilings) -> s
     """Why nothing can take so little time: more than 110 % of a ceiling; what fits L2 need not reach memory."""
     moved = work.bytes_read + work.bytes_written
     copy = max(ceilings.copy, ceilings.l2_copy) if moved <= ceilings.l2_bytes else ceilings.copy
-    rate = ceilings.matmul.get(dtype, ceilings.matmul["float32"])
+    rate = _matmul(work, dtype, ceilings)
     for what, share in (("copy", moved / seconds / copy), ("matmul", (work.flops or 0) / seconds / rate)):
         if share > IMPLAUSIBLE:
             return f"implausible: {share:.0%} of the {what} ceiling"

@@ -25,7 +25,10 @@ BURST = 100  # copies inside the L2 cache timed as one
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Bytes/s (read and written), FLOP/s by dtype, seconds; `launches`: host seconds of one launch, by who launches."""
+    """Bytes/s (read and written), FLOP/s by dtype and of "tf32", seconds.
+
+    launches: host seconds of a launch, by who launches.
+    """
 
     copy: float
     l2_copy: float
@@ -49,6 +52,7 @@ def measure_ceilings(timer: Timer, copy_bytes: int = COPY_BYTES, matmul: int = M
             "bfloat16": _matmul(timer, torch.bfloat16, matmul, runs),
             "float16": _matmul(timer, torch.float16, matmul, runs),
             "float32": _matmul(timer, torch.float32, matmul // 2, runs),
+            "tf32": _tf32(timer, matmul, runs),
         },
         launch=_seconds(timer, _launches(timer)["ours" if timer.device.type == "cuda" else "torch"], runs),
         launches={who: _host(timer, call) for who, call in _launches(timer).items()},
@@ -71,6 +75,16 @@ def _matmul(timer: Timer, dtype: torch.dtype, n: int, runs: int) -> float:
     """FLOP/s of a product of n x n matrices of normal numbers: zeros would draw less power."""
     a, b = (torch.randn(n, n, device=timer.device).to(dtype) for _ in range(2))
     return 2 * n**3 / _seconds(timer, lambda: a @ b, runs)
+
+
+def _tf32(timer: Timer, n: int, runs: int) -> float:
+    """FLOP/s of a product of float32 matrices taken as TF32; on a CPU, which has none, as float32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        return _matmul(timer, torch.float32, n, runs)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _launches(timer: Timer) -> dict[str, Callable[[], Any]]:

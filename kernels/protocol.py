@@ -9,7 +9,8 @@ judged: the results as they are the moment the call ends, against the reference 
 - One that still runs when the call has ended is wrong: results are copied behind the call, before anything waits.
 - One that writes into inputs its schema does not declare as written is told by their comparison.
 
-A result may be off by twice what torch's own operators are off in the same precision, and one rounding. Integers may
+A result may be off by twice what torch's own operators are off in the same precision, and one rounding (`rounding`:
+of a convolution in float32, which a GPU multiplies as TF32, that of a product of such numbers). Integers may
 be off by what the reference is in that precision, and one in a thousand. Where noise is drawn from a seed, torch's
 operators draw other noise: they (`alike` is false) are held to the shapes alone.
 
@@ -32,6 +33,7 @@ from minimodels.kernels.case import Arguments, copied
 from minimodels.kernels.operator import Benched
 
 WARMUPS = 3
+TF32 = 2.0**-10  # a number cut to 10 bits is off by at most this share of it
 JUDGED = 3  # timed calls of a trial
 HOST_CALLS = 50
 
@@ -189,7 +191,8 @@ class Judge:
             if not ours.is_floating_point():
                 allowed = usual_error + 1e-3
             else:
-                allowed = 2 * usual_error + torch.finfo(ours.dtype).eps * truth.nan_to_num(0, 0, 0).abs().max().item()
+                size = truth.nan_to_num(0, 0, 0).abs().max().item()
+                allowed = 2 * usual_error + rounding(self._operator, self.before, ours) * size
             if not error <= allowed:
                 wrong.append(f"off by {error:.2g} where {allowed:.2g} is allowed")
             worst, eager_worst = max(worst, error), max(eager_worst, usual_error)
@@ -201,6 +204,19 @@ class Judge:
             isinstance(x, Tensor) and not written and not torch.equal(_bits(x), _bits(was))
             for x, was, written in zip(self._arguments.args, self.before, self._written, strict=True)
         )
+
+
+def rounding(operator: Benched, args: Sequence[Any], result: Tensor) -> float:
+    """What one rounding costs a floating-point result of an operator, in parts of it.
+
+    Where products are taken as TF32, it is one of each factor: torch's may round them and Triton's cut them, and torch
+    has kernels for small convolutions that do neither, so that twice its error would not do.
+    """
+    eps, dtype = torch.finfo(result.dtype).eps, str(result.dtype).removeprefix("torch.")
+    on_gpu = result.device.type != "cpu"
+    if on_gpu and operator.work(tuple(args), {}, (result,)).product_type(dtype) == "tf32":
+        return max(eps, 2 * TF32)
+    return eps
 
 
 def _distance(found: Tensor, truth: Tensor) -> float:

@@ -56,6 +56,10 @@ class Work:
     blocks: int | None = None  # thread blocks of a reduction that has no more, such as one per group
     parts: tuple[Work, ...] = ()  # kernels of several families that run one after another, each priced by its own
 
+    def product_type(self, dtype: str) -> str:
+        """The type that a GPU multiplies in: convolutions, ours and by default torch's, take float32 as TF32."""
+        return "tf32" if self.kernel == "conv" and dtype == "float32" else dtype
+
 
 Formula = Callable[[tuple[Any, ...], dict[str, Any], "tuple[Tensor, ...]"], Work]
 """(positional arguments, keyword arguments, result tensors) -> Work."""

@@ -17,7 +17,7 @@ from minimodels.kernels.bench import Row, as_json, bench, best, implausible, wor
 from minimodels.kernels.case import Case
 from minimodels.kernels.ceilings import Ceilings, measure_ceilings
 from minimodels.kernels.operator import OPERATORS, Operator, every
-from minimodels.kernels.protocol import CpuTimer, Trial, Way, trial
+from minimodels.kernels.protocol import CpuTimer, Trial, Way, rounding, trial
 from tests.kernels.all_cases import LARGE, MODULES, SMALL, large, operator, small
 
 NAME = "minimodels::temporal_attention"
@@ -226,6 +226,24 @@ def test_a_speed_beyond_the_ceilings_is_implausible() -> None:
     assert "matmul ceiling" in (implausible(work, 0.9, "float32", tensor) or "")
 
 
+def test_a_float32_convolution_is_held_to_what_tf32_reaches_and_rounds_to() -> None:
+    """Ours and cuDNN's multiply as TF32, several times as fast as a float32 product and 10 bits exact."""
+    name = "minimodels::temporal_conv"
+    work = work_of(operator(name), Case.of(name, small(name, next(iter(MODULES[name].SMALL)), torch.float32)))
+    assert work.flops and work.product_type("bfloat16") == "bfloat16"
+    ceilings = replace(FAST, matmul={"float32": work.flops / 4.0, "tf32": work.flops / 1.0})
+    assert implausible(work, 1.0, "float32", ceilings) is None
+    assert "matmul ceiling" in (implausible(work, 0.9, "float32", ceilings) or "")
+    assert best(work, "float32", ceilings) == ("tensor", 1.0)
+    made = {kind: small(name, next(iter(MODULES[name].SMALL)), kind) for kind in (torch.float32, torch.float16)}
+    for kind, args in made.items():
+        on_meta = [x if x is None else x.to("meta") for x in args]
+        allowed = rounding(operator(name), on_meta, operator(name).call(*on_meta))
+        assert allowed == (2**-9 if kind == torch.float32 else torch.finfo(kind).eps)
+        assert rounding(operator(name), args, operator(name).call(*args)) == torch.finfo(kind).eps, "a CPU's are exact"
+    assert rounding(operator(NAME), (), torch.empty(0, dtype=torch.float16, device="meta")) == 2**-10
+
+
 def test_rows_say_what_bounds_a_call_and_how_near_it_comes() -> None:
     rows = bench([_case()], CpuTimer(1 << 16), FAST, 20, lambda *_: None, compiled=False)
     by = {row.implementation: row for row in rows}
@@ -257,7 +275,8 @@ def test_a_row_too_fast_for_the_card_counts_for_nothing() -> None:
 def test_ceilings_are_measured_with_the_same_clock() -> None:
     found = measure_ceilings(CpuTimer(1 << 16), copy_bytes=1 << 20, matmul=64, runs=3)
     rates = [found.copy, found.l2_copy, *found.matmul.values(), found.launch, *found.launches.values()]
-    assert all(0 < rate < float("inf") for rate in rates)
+    assert all(0 < rate < float("inf") for rate in rates) and "tf32" in found.matmul
+    assert not torch.backends.cuda.matmul.allow_tf32, "as it was"
     assert json.loads(json.dumps(asdict(found)))["l2_bytes"] == 1 << 16
 
 

@@ -70,7 +70,8 @@ def test_a_float32_bias_of_half_precision_queries_is_added(backend: str) -> None
             found = attention(q, k, v, bias=bias)
         except ValueError as error:
             pytest.skip(str(error))  # cuDNN is not on every GPU
-    exact = reference(*(x[None].double() for x in (q, k, v)), bias.double(), None, None, False, HEAD_DIM**-0.5)[0]
+    wide = [x[None].double() for x in (q, k, v)]
+    exact = reference(wide[0], wide[1], wide[2], bias.double(), None, None, False, HEAD_DIM**-0.5)[0]
     assert (found.double() - exact).abs().max() < 0.05  # the bias rounded to bfloat16, too
 
 
