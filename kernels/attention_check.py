@@ -1,4 +1,4 @@
-"""What a call of attention must be, whichever backend runs it: one dtype, shapes that fit, a positive scale."""
+"""What a call of attention must be, whichever backend runs it: floats of one dtype that fit, a positive scale."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def check(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, sc
         given = " and ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise ValueError(f"queries, keys and values are (*batch, heads, length, head_dim), not {given}")
     _check_shapes(q, k, v)
+    if not q.is_floating_point():
+        raise ValueError(f"queries, keys and values are floats, not {q.dtype}")
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"queries, keys and values have one dtype, not {q.dtype}, {k.dtype} and {v.dtype}")
     n, m = q.shape[-2], k.shape[-2]

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minimodels.kernels.launch import Launch, cdiv, jit, power_of_2, tl, wide
-from minimodels.kernels.operands import both, require, rows, vector
+from minimodels.kernels.operands import alike, both, require, rows, vector
 from minimodels.kernels.operator import define
 from minimodels.kernels.work import Work, size_bytes, stored_bytes
 
@@ -126,6 +126,7 @@ def _check(
 
 def _check_sum(x: Tensor, delta: Tensor, *rest: Any) -> None:
     rows("delta", delta, x.shape)
+    alike(x=x, delta=delta)
     _check(x, *rest)
 
 

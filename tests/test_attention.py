@@ -162,6 +162,13 @@ def test_torchs_kernels_on_a_gpu_are_given_a_bias_of_the_queries_type(backend: s
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
+def test_integers_are_not_attended(backend: str) -> None:
+    q = torch.ones(2, 3, 5, 16, dtype=torch.int64)
+    with attention_backend(backend), pytest.raises(ValueError, match="are floats, not torch.int64"):
+        attention(q, q, q)
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_temporal_attention_takes_strides_of_video_features(backend: str) -> None:
     """(b, f, h*w, heads*d) features, attended along f: five dimensions, none of them in order."""
     x = torch.randn(2, 5, 9, 3 * 4, generator=torch.Generator().manual_seed(1))
