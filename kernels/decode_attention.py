@@ -92,7 +92,7 @@ def _decode(
     head, query, there = kv_head * GROUP + row // n, row % n, row < GROUP * n
     first = pos
     if position is not None:
-        first = tl.load(position).to(tl.int32)
+        first = tl.minimum(tl.maximum(tl.load(position), 0), pos).to(tl.int32)  # nothing is written outside the cache
     if WIDE:
         first = tl.cast(first, tl.int64)
     q_at = (q + (batch * q_b + head * q_h + query * q_n) * UNIT)[:, None]
@@ -290,7 +290,7 @@ def _append(
     if position is None:
         cache_k[:, :, pos:filled], cache_v[:, :, pos:filled] = k, v
     else:
-        first = position.reshape(())
+        first = position.reshape(()).clamp(0, pos)
         rows = first + torch.arange(n, device=q.device)
         cache_k.index_copy_(2, rows, k)
         cache_v.index_copy_(2, rows, v)
@@ -353,6 +353,6 @@ decode_attention = define(
 """decode_attention(q, k, v, cache_k, cache_v, bias, position, pos, scale) -> Tensor: see the module.
 
 bias: added to the scaled scores, broadcast to (b, heads, n, pos + n); position: where given, an int64 on the device
-that holds the position of the first new row, of which `pos` is the largest: what is launched and how large the bias is
-then depends on `pos` alone, as the replay of a CUDA graph needs it.
+that holds the position of the first new row, of which `pos` is the largest (a larger one is taken as `pos`, a negative
+one as 0): what is launched and how large the bias is then depends on `pos` alone, as the replay of a CUDA graph needs.
 """

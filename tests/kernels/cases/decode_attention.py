@@ -44,6 +44,7 @@ SMALL = {
     "bias of heads, 160 features": {"b": 2, "heads": 2, "d": 160, "pos": 100, "capacity": 110, "bias": (1, 2, 1, 101)},
     "position on the device": {"b": 1, "heads": 2, "d": 128, "pos": 150, "capacity": 160, "position": 150},
     "position far below the largest": {"b": 1, "heads": 2, "d": 128, "pos": 150, "capacity": 160, "position": 3},
+    "position beyond the largest": {"b": 1, "heads": 2, "d": 24, "pos": 20, "capacity": 31, "position": 25},
     "position zero, queries": {"b": 1, "heads": 2, "n": 2, "d": 20, "pos": 9, "capacity": 11, "position": 0},
 }  # fmt: skip
 

@@ -27,6 +27,22 @@ def _positions() -> tuple[Tensor, ...]:
     return tuple(_far(2, 5, FEATURES)[None] for _ in range(3))
 
 
+@pytest.mark.parametrize(("position", "taken"), [(40, 7), (-5, 0)])
+def test_a_position_outside_the_cache_writes_inside_it(position: int, taken: int) -> None:
+    """What lies before and behind the caches stays as it is: the largest position is `pos`, the smallest 0."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 2, FEATURES)
+    results = []
+    for at in (position, taken):
+        torch.manual_seed(1)
+        around = torch.randn(2, 80 * FEATURES)
+        caches = (x[10 * FEATURES :].as_strided((1, 2, 9, FEATURES), (0, 9 * FEATURES, FEATURES, 1)) for x in around)
+        call = (q, k, v, *caches, None, torch.tensor([at]), 7, 0.25)
+        results.append((operator("minimodels::decode_attention").call(*call), around))
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
+
+
 CALLS: dict[str, Any] = {
     "temporal_attention": lambda: (*_positions(), None, None, None, True, 0.25),
     "flash_attention": lambda: (*_positions(), None, True, 0.25),
