@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from minimodels.sim.commands.printing import printed
+from minimodels.sim.commands.printing import printed, show_alone
 
 if TYPE_CHECKING:
     from minimodels.sim.device import Device
@@ -46,6 +46,7 @@ def bench(
     from minimodels.sim.progress import bar
 
     if only_show:
+        show_alone()
         return printed(bench_report.shown())
     if device != "cuda" or not bench_report.has_gpu():
         raise ValueError(f"--device {device}: bench needs a CUDA device: nothing is simulated here")

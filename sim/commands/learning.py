@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from minimodels.sim.commands.printing import printed
+from minimodels.sim.commands.printing import printed, show_alone
 
 
 @click.command()
@@ -37,6 +37,7 @@ def demo(family: str | None, seed: int, folder: Path | None, quick: bool, only_s
     from minimodels.sim.progress import bar
 
     if only_show:
+        show_alone()
         return printed(demos.shown())
     if family is None:
         raise ValueError(f"which family? allowed: {', '.join(demos.FAMILIES)}")

@@ -9,7 +9,6 @@ results of matrix instructions in fours, so that 8 bytes at once are wide for a 
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import tempfile
@@ -96,12 +95,6 @@ def _amd(code: str, shared: int) -> Facts:
     tensor_core = len(re.findall(TENSOR_CORE["gfx942"], code))
     own = number("vgpr_count"), number("private_segment_fixed_size")
     return Facts(*own, shared, spills, tensor_core, *_bytes(accesses, 8))
-
-
-def table(path: Path) -> dict[str, dict[str, dict[str, int]]]:
-    """The committed facts of this Triton version, by case and target; empty where there are none."""
-    file = path / f"triton-{version()}.json"
-    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def version() -> str:

@@ -134,6 +134,23 @@ def test_without_a_gpu_nothing_is_benchmarked() -> None:
         assert "bench needs a CUDA device: nothing is simulated here" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bench", "--show", "--json"], ["--json"]), (["bench", "nosuch", "--show", "--quick"], ["KERNELS", "--quick"]),
+        (["bench", "--device", "cuda", "--show"], ["--device"]), (["demo", "video", "--show"], ["FAMILY"]),
+    ],
+)  # fmt: skip
+def test_nothing_is_given_beside_show(arguments: list[str], said: list[str]) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2 and "--show takes nothing else, " in result.stderr
+    assert all(word in result.stderr for word in said)
+
+
+def test_show_alone_shows() -> None:
+    assert CliRunner().invoke(main, ["bench", "--show"]).exit_code == 0
+
+
 def test_sizes_that_goals_are_set_at_are_cases_whose_work_is_known() -> None:
     cases = goals()
     assert {case.operator.partition("::")[2] for case in goals(["flash_attention"])} == {"flash_attention"}
