@@ -30,7 +30,7 @@ except ImportError:  # macOS and Windows have no Triton: operators run as their 
 
 __all__ = [
     "MAX_GRID_X", "MAX_GRID_YZ", "Launch", "cdiv", "compile_for", "device_of", "jit", "launch_compiled", "power_of_2",
-    "run", "specialisation", "tl", "watched", "wide",
+    "run", "specialisation", "stream_of", "tl", "watched", "wide",
 ]  # fmt: skip
 
 MAX_GRID_X, MAX_GRID_YZ = (1 << 31) - 1, 65535  # thread blocks that CUDA takes in each dimension of a grid
@@ -61,6 +61,10 @@ def jit(function: Any = None, *, varying: Sequence[str] = ()) -> Any:
 
     varying: integer parameters that differ from call to call, as the length of a cache does: the compiled kernel does
     not depend on them being 1 or divisible by 16.
+
+    A kernel may be longer than other functions. What repeats is a helper, which Triton puts in place at no cost; but a
+    helper for each phase of a kernel would take and return every tile, address and stride, and where one part of a
+    result is written before the next is computed (`cross_attention`), joining the two in one holds both in registers.
     """
     if function is None:
         return lambda function: jit(function, varying=varying)
@@ -112,7 +116,7 @@ def _run_on(device: int, launch: Launch) -> Any:
     if found is None or watched():
         found = _compiled[key] = _launch_plainly(launch)
     else:
-        launch_compiled(found, device, launch.grid, (*launch.args, *launch.constants.values()))
+        launch_compiled(found, stream_of(device), launch.grid, (*launch.args, *launch.constants.values()))
     return found
 
 
@@ -123,20 +127,27 @@ def _launch_plainly(launch: Launch) -> Any:
     return launch.kernel[launch.grid](*launch.args, **launch.constants, **options)
 
 
-def launch_compiled(compiled: Any, device: int, grid: tuple[int, int, int], values: Sequence[Any]) -> None:
-    """Launch what Triton compiled; `device` is the current one, pointers may be addresses.
+def stream_of(device: int) -> int:
+    """The current stream of a device, as CUDA's handle."""
+    return torch._C._cuda_getCurrentRawStream(device)
+
+
+def launch_compiled(compiled: Any, stream: int, grid: tuple[int, int, int], values: Sequence[Any]) -> None:
+    """Launch what Triton compiled on a stream of the current device; pointers may be addresses.
 
     `values` has one for every parameter. Triton skips those of constants, so only their number matters.
     """
-    stream = torch._C._cuda_getCurrentRawStream(device)
     compiled.run(*grid, stream, compiled.function, compiled.packed_metadata, None, None, None, *values)
 
 
 def watched() -> bool:
     """Whether somebody (a profiler of Triton's) wants to be told of every launch."""
     hooks = triton.knobs.runtime
-    chains = (hooks.launch_enter_hook, hooks.launch_exit_hook)
-    return any(chain is not None and getattr(chain, "calls", True) for chain in chains)
+    return _calls(hooks.launch_enter_hook) or _calls(hooks.launch_exit_hook)
+
+
+def _calls(chain: Any) -> bool:
+    return chain is not None and bool(getattr(chain, "calls", True))
 
 
 def device_of(launch: Launch) -> torch.device:

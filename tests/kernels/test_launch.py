@@ -124,6 +124,13 @@ def _tensors(result: Any) -> tuple[Tensor, ...]:
     return (result,) if isinstance(result, Tensor) else tuple(result or ())
 
 
+def _bound(recipe: Recipe, args: Sequence[Any]) -> tuple[Any, list[tuple[Any, ...]]]:
+    """The result for some arguments, and the values of each step's parameters."""
+    values = call_key(args)[1]
+    result = recipe.prepare(args, values)
+    return result, [step.pick(values) for step in recipe.steps]
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize(("name", "case"), SMALL)
 def test_a_remembered_plan_is_the_plan_of_other_tensors(name: str, case: str, mode: Any) -> None:
@@ -131,7 +138,7 @@ def test_a_remembered_plan_is_the_plan_of_other_tensors(name: str, case: str, mo
         _, launches, recipe = learn(operator(name).plan, _fresh(small(name, case, torch.float16)))
         assert isinstance(recipe, Recipe)
         args = _fresh(small(name, case, torch.float16))
-        result, bound = recipe.bind(args, call_key(args)[1])
+        result, bound = _bound(recipe, args)
         planned, again = operator(name).plan(*args)
     for ours, theirs in zip(_tensors(result), _tensors(planned), strict=True):
         assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
@@ -163,7 +170,7 @@ def test_views_of_arguments_and_workspaces_are_found_again() -> None:
     _, _, recipe = learn(plan, args)
     assert recipe is not None
     x, y = torch.zeros(4, 5), torch.zeros(20)
-    out, ((a, b, c, d, seven, three),) = recipe.bind((x, y), call_key((x, y))[1])
+    out, ((a, b, c, d, seven, three),) = _bound(recipe, (x, y))
     assert (a, b, d) == (x.data_ptr() + 40, y.data_ptr(), out.data_ptr() + 20)
     assert c not in (a, b, d) and (seven, three) == (7, 3)
 
@@ -197,7 +204,15 @@ def test_a_result_that_is_an_argument_is_returned_itself() -> None:
     _, _, recipe = learn(plan, (torch.zeros(3), torch.zeros(3)))
     assert recipe is not None
     x, y = torch.zeros(3), torch.zeros(3)
-    assert recipe.bind((x, y), call_key((x, y))[1])[0][0] is x
+    assert _bound(recipe, (x, y))[0][0] is x
+
+
+def test_a_kernel_of_one_parameter_is_given_one() -> None:
+    """Picking one value of several gives no tuple."""
+    _, _, recipe = learn(lambda x: (None, [_launch(x)]), (torch.zeros(3),))
+    assert recipe is not None
+    x = torch.zeros(3)
+    assert _bound(recipe, (x,)) == (None, [(x.data_ptr(),)])
 
 
 def test_calls_that_plan_differently_have_different_keys() -> None:
