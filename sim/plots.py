@@ -30,7 +30,7 @@ STAGE_EDGE = "#404040"
 FAR_APART = 20  # ratio of the longest to the shortest time from which on bars are shares
 MARKERS = "os^Dvp*Xh<>"
 RAMP = 256  # points of a line on a logarithmic axis
-MANY = 5000  # points from which on a vector picture holds them as pixels
+FINE = 400  # parts of an axis that a picture tells apart
 
 
 def _stage_looks(profile: Profile) -> dict[str, tuple[str, str]]:
@@ -176,6 +176,16 @@ def roofline(profiles: Sequence[Profile]) -> Figure:
     return figure
 
 
+def thinned(points: Sequence[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    """Of each stretch of `length` calls the first point, the lowest, the highest and the last: what a picture shows."""
+    kept: set[int] = {len(points) - 1}
+    for _, group in itertools.groupby(range(len(points)), key=lambda index: points[index][0] // length):
+        part = list(group)
+        sizes = [points[index][1] for index in part]
+        kept |= {part[0], part[-1], part[sizes.index(min(sizes))], part[sizes.index(max(sizes))]}
+    return [points[index] for index in sorted(kept)]
+
+
 def memory(profiles: Sequence[Profile]) -> Figure:
     """Bytes in use over the calls, coloured by stage, with the weights and the capacity of the device."""
     figure, panels = new_figure(0.6 + 3.4 * len(profiles), len(profiles))
@@ -187,8 +197,8 @@ def memory(profiles: Sequence[Profile]) -> Figure:
         for stage, points in views.timelines(profile):
             shade, hatch = looks[stage]
             look: dict[str, Any] = {"facecolor": shade, "hatch": hatch, "edgecolor": STAGE_EDGE, "linewidth": 0}
-            look["rasterized"] = len(points) > MANY
-            axes.fill_between([x for x, _ in points], [y / factor for _, y in points], step="post", **look)
+            shown_points = thinned(points, max(1, len(profile.calls) // FINE))
+            axes.fill_between([x for x, _ in shown_points], [y / factor for _, y in shown_points], step="post", **look)
         axes.axhline(facts.weights / factor, color="black", ls=":", label=f"weights, {units.size(facts.weights)}")
         if capacity:
             off = "" if shown >= capacity else " (off the axis)"
@@ -216,14 +226,21 @@ def _lengths(calls: Sequence[AttentionCall], role: str) -> tuple[list[float], li
         xs, stage = zip(*group, strict=True)
         queries, keys = [call.facts.query_length for call in stage], [call.facts.key_length for call in stage]
         start, end = xs[0], xs[-1] + 1
-        if set(queries) == {1} and keys == sorted(keys) and keys[0] < keys[-1] and stage[0].executions > 1:
+        sampled = any(call.executions > 1 for call in stage)
+        if sampled and set(queries) == {1} and keys == sorted(keys) and keys[0] < keys[-1]:
             part = [i / RAMP for i in range(RAMP + 1)]
             rows += [(start + t * (end - start), 1, keys[0] + t * (keys[-1] - keys[0])) for t in part]
         else:
-            rows += zip(xs, queries, keys, strict=True)
+            rows += [(x, q, k) for i, (x, q, k) in enumerate(zip(xs, queries, keys, strict=True)) if _changes(i, stage)]
         rows += [(end, queries[-1], keys[-1]), (end, math.nan, math.nan)]
     numbers, queries, keys = (list(column) for column in zip(*rows, strict=True))
     return numbers, queries, keys
+
+
+def _changes(index: int, calls: Sequence[AttentionCall]) -> bool:
+    """Whether a call's lengths are not those of the call before it; a line holds until they change."""
+    before, now = (calls[i].facts for i in (index - 1, index))
+    return not index or (before.query_length, before.key_length) != (now.query_length, now.key_length)
 
 
 def seqlen(profiles: Sequence[Profile]) -> Figure:
@@ -244,7 +261,7 @@ def seqlen(profiles: Sequence[Profile]) -> Figure:
         present = [role for role in ROLES if any(call.facts.role == role for call in calls)]
         for i, role in enumerate(present):
             xs, queries, keys = _lengths(calls, role)
-            look: dict[str, Any] = {"color": ROLES[role], "drawstyle": "steps-post", "rasterized": len(xs) > MANY}
+            look: dict[str, Any] = {"color": ROLES[role], "drawstyle": "steps-post"}
             dashes = (4.0 * i, (4.0, 4.0 * (len(present) - 1)))  # roles of one length take turns on the line
             axes.plot(xs, keys, lw=5, alpha=0.4, solid_capstyle="butt", **look)
             axes.plot(xs, queries, lw=1.5, ls=dashes if len(present) > 1 else "-", **look)

@@ -137,6 +137,32 @@ def test_sequence_lengths_of_a_growing_loop_are_a_line() -> None:
     assert axes.get_xlabel() == "attention call, in order (5 listed, 15 in the whole run)"
 
 
+def test_a_loop_sampled_from_its_first_step_on_is_a_line_as_well() -> None:
+    """Where the first step stands for itself alone, as of a loop that was visited at five of 1,024 steps."""
+    profile = image()
+    first = profile.ops[4].model_copy(update={"weight": 2.0})
+    later = profile.ops[6].model_copy(update={"weight": 12.0})
+    ops = tuple(first if op is profile.ops[4] else later if op is profile.ops[6] else op for op in profile.ops)
+    line = plots.seqlen([profile.model_copy(update={"ops": ops})]).axes[0].get_lines()[0]
+    places, keys = (np.asarray(values, float)[3:-1] for values in (line.get_xdata(), line.get_ydata()))
+    assert keys == pytest.approx(2 + 3 * (places - 1) / 4), "keys grow from 2 to 5 over the four calls listed"
+
+
+def test_a_long_run_is_drawn_without_pixels_and_keeps_its_highest_and_lowest_bytes() -> None:
+    profile = image()
+    count = 20011
+    sizes = [900 + 7 * (call % 13) for call in range(count)]
+    sizes[7777], sizes[15001] = 1890, 11
+    memory = profile.memory.model_copy(update={"timeline": tuple(enumerate(sizes))})
+    long = profile.model_copy(update={"calls": (3,) * count, "memory": memory})
+    figure = plots.memory([long])
+    (shape,) = figure.axes[0].collections
+    heights = np.asarray(shape.get_paths()[0].vertices)[:, 1] * 1000
+    assert heights.max() == pytest.approx(1890) and 11 in heights.round(6)
+    drawn = figures.drawn(figure, "svg")
+    assert b"<image" not in drawn and len(drawn) < 500_000
+
+
 def test_sequence_lengths_need_attention() -> None:
     with pytest.raises(ValueError, match="llama-toy calls no attention"):
         plots.seqlen([language()])
