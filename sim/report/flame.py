@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from minimodels.sim import views
 from minimodels.sim.profile import Op, Profile
 
-LEAST = 0.001  # of the whole: what is shorter is drawn with its neighbours
+LEAST = 0.001  # of the whole: what is shorter stands with its neighbours under one line, that can be opened
 
 
 @dataclass(slots=True)
@@ -24,12 +24,12 @@ class Node:
 
     @property
     def children(self) -> list[Node]:
-        """What is inside, the longest first."""
-        return sorted(self.inside.values(), key=lambda node: -node.seconds)
+        """What is inside, in the order it runs first; what is summed up is last."""
+        return list(self.inside.values())
 
 
 def tree(profile: Profile) -> Node:
-    """The whole run; an operator's time stands under its stage and labels."""
+    """The whole run; an operator's time stands under its stage and labels. Every stage has a line of its own."""
     root = Node("all")
     for op in profile.ops:
         seconds = views.op_seconds(op) or 0.0
@@ -48,15 +48,16 @@ def _path(op: Op) -> Iterable[str]:
     return (op.stage.replace("_", " "), *labels, op.name.removeprefix("aten::"))
 
 
-def _place(node: Node, start: float, whole: float) -> None:
-    """Bars of what is inside lie side by side under the bar; what is too short is summed up."""
+def _place(node: Node, start: float, whole: float, depth: int = 0) -> None:
+    """Bars of what is inside lie side by side under the bar; what is too short, but no stage, is summed up."""
     node.start, node.share = start, node.seconds / whole
     short = [child for child in node.inside.values() if child.seconds < LEAST * whole]
-    if len(short) > 1 and len(short) < len(node.inside):
+    if depth and 1 < len(short) < len(node.inside):
         for child in short:
             del node.inside[child.name]
         rest = Node(f"{len(short)} more", sum(child.seconds for child in short))
+        rest.inside = {child.name: child for child in short}
         node.inside[rest.name] = rest
     for child in node.children:
-        _place(child, start, whole)
+        _place(child, start, whole, depth + 1)
         start += child.share
