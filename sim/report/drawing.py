@@ -1,138 +1,149 @@
-"""The architecture as it ran, drawn to scale: a row per stage, a block per module, in the order of one iteration.
+"""The architecture as it ran, drawn to scale: a picture per stage, read from the top down as it runs.
 
-A block's height is the side of the square of tokens or pixels that it works on (the root of their number, per frame of
-a video), its width the features or channels that come in. Both scales are one for a row; its colour says where its
-time goes. Modules of one label behind each other are one block. Read off the operators of a profile, so that any module
-can be drawn, not only ours.
+A bar is a block: as wide as the side of the square of its tokens or pixels (of one frame), as high as its features,
+both to one scale in a stage; what repeats is drawn once, in a bracket. A bar is divided by the time of what is inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
-from itertools import groupby, takewhile
-from math import prod, sqrt
 
 from minimodels.sim import units, views
-from minimodels.sim.profile import Op, Profile
+from minimodels.sim.plots import ROLES
+from minimodels.sim.profile import Profile
+from minimodels.sim.report.blocks import Block, Group, blocks, folded
 
-WIDE, HIGH, LEAST = 860.0, 150.0, 1.5  # pixels: of a row, of its highest block, of any block
-LABELS = 16.0  # pixels under a row
-MOST = 600  # blocks of a row; those of a longer one are drawn together
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Operators under one label: tokens or pixels, features of each as they come in, the time of one iteration."""
-
-    label: str
-    tokens: int
-    width: int
-    seconds: float
-    category: str
-
-    @property
-    def side(self) -> float:
-        """The side of a square of so many tokens."""
-        return sqrt(self.tokens)
-
-
-def iteration(profile: Profile, stage: str) -> list[Op]:
-    """The operators of a stage in order: of a loop those of its first iteration, whatever it is in."""
-    ops = [profile.ops[index] for index in profile.calls if profile.ops[index].stage == stage]
-    steps = max((op.steps or 1 for op in ops), default=1)
-    inside = [op for op in ops if (op.steps or 1) == steps]
-    kinds = {key: number for number, key in enumerate(dict.fromkeys((op.scope, op.name) for op in inside))}
-    if not inside:
-        return []
-    return inside[: views.period([kinds[op.scope, op.name] for op in inside])] if steps > 1 else inside
+WIDE, SHAPE, MARGIN = 384.0, 92.0, 58.0  # pixels: of a picture, of its widest bar, left of the bars for brackets
+HIGH, LEAST, PITCH, LINE = 34.0, 1.5, 17.0, 13.0  # of the highest bar, of any, of a text of one line, of another
+FITS = 36  # characters of a line
+NEST = 27.0  # between a bracket and one inside it
+MOST = 90  # blocks of a picture; a longer one says how many more there are
+NAMES = {"linear": "projection", "attention.self": "self-attention", "attention.cross": "cross-attention"}
+KINDS = {  # labels that have a colour of their own; a role of attention has the one it has in the sequence lengths
+    **{f"attention.{role}": colour for role, colour in ROLES.items()},
+    "feed_forward": "#F0E442",
+    "res_block": "#56B4E9",
+    "resample": "#7A6FB0",
+    "convolution": "#9C7A54",
+    "linear": "#A9A9A9",
+    "transformer": "#777777",
+}
+OTHER = "#C4B7A6"
 
 
-def blocks(profile: Profile, stage: str) -> list[Block]:
-    """The blocks of a stage, in the order they run; operators that work on no features are part of none."""
+def pictures(profile: Profile) -> list[tuple[str, str, str]]:
+    """Of each stage that can be drawn: its name, what a reader should know of it, and its picture as SVG text."""
     found = []
-    for scope, group in groupby(iteration(profile, stage), key=_outermost):
-        ops = list(group)
-        sizes = [size for op in ops if (size := _size(op))]
-        if sizes:
-            tokens, width = sizes[0]  # what comes into the block
-            seconds = {name: part.known_seconds for name, part in views.grouped(ops, lambda op: op.category).items()}
-            spent = sum((op.device_seconds or 0.0) + (op.gap_seconds or 0.0) for op in ops)
-            found.append(Block(scope or stage, tokens, width, spent, max(seconds, key=seconds.__getitem__)))
+    whole = views.by_stage(profile)
+    for stage in profile.stages:
+        groups = folded(blocks(profile, stage.name))
+        if groups:
+            name = stage.name.replace("_", " ")
+            said = [f"one of {stage.steps:,} iterations"] if stage.steps and stage.steps > 1 else []
+            said.append(f"{units.seconds(whole[stage.name].known_seconds)} in all")
+            found.append((name, ", ".join(said), _svg(name, groups)))
     return found
 
 
-def _outermost(op: Op) -> str:
-    return op.scope.split("/")[0]
+def legend(profile: Profile) -> list[tuple[str, str]]:
+    """The kinds of blocks in the pictures of a profile, and their colours."""
+    labels = {label for stage in profile.stages for block in blocks(profile, stage.name) for label in block.parts}
+    known = [(named(label), colour) for label, colour in KINDS.items() if label in labels]
+    return known + ([("other", OTHER)] if labels - set(KINDS) else [])
 
 
-def _size(op: Op) -> tuple[int, int] | None:
-    """Tokens per sequence, or pixels per frame, and features of what an operator multiplies; None if it does not."""
-    if op.category not in ("Linear", "Convolution") or not op.shapes:
-        return None
-    x = op.shapes[0]
-    if op.category == "Convolution" and len(x) >= 3:
-        return prod(x[-2:]) if len(x) >= 4 else x[-1], x[1]
-    if op.category == "Linear" and len(x) >= 2:
-        return x[-2], x[-1]
-    return None
+def named(label: str) -> str:
+    """A label in words."""
+    kind, _, role = label.partition(".")
+    return NAMES.get(label) or f"{role} {kind}".strip().replace("_", " ")
 
 
-def svg(profile: Profile) -> str:
-    """The drawing as SVG text, its own colours for text left to the page; empty where nothing can be drawn."""
-    rows = [(stage.name, found) for stage in profile.stages if (found := blocks(profile, stage.name))]
-    if not rows:
-        return ""
-    pitch = HIGH + 2 * LABELS + 30
-    label = escape(f"Architecture of {units.named(profile)}, stage by stage")
-    parts = [f'<svg viewBox="0 0 {WIDE:g} {pitch * len(rows):g}" role="img" aria-label="{label}">']
-    for number, (stage, found) in enumerate(rows):
-        parts += _row(profile, stage, found, number * pitch)
-    return "".join([*parts, "</svg>"])
+def described(block: Block) -> str:
+    """A block in words: what it works on, what its tokens look at, the features that come out."""
+    looks = block.attends if block.attends.startswith("to ") else f", {block.attends}"
+    return f"{block.size}{' ' * block.attends.startswith('to ')}{looks if block.attends else ''}, {block.width:,} wide"
 
 
-def _row(profile: Profile, stage: str, found: Sequence[Block], top: float) -> Iterator[str]:
-    steps = next(one.steps for one in profile.stages if one.name == stage)
-    said = stage.replace("_", " ") + (f", one of {steps:,} iterations" if steps and steps > 1 else "")
-    widest, highest = max(block.width for block in found), max(block.side for block in found)
-    said += f": up to {widest:,} wide, {_sized(highest**2)}"
-    yield f'<text class="drawn" x="0" y="{top + 14:g}">{escape(said)}</text>'
-    drawn = _fewer(found)
-    gap = 1.0 if len(drawn) < MOST / 4 else 0.0
-    whole = sum(block.width for block in drawn)
-    scale, left, last = max(0.0, WIDE - gap * len(drawn)) / whole, 0.0, 0.0
-    middle = top + 22 + HIGH / 2
-    for block in drawn:
-        width, height = max(LEAST, block.width * scale), max(LEAST, HIGH * block.side / highest)
-        told = f"{block.label}: {_sized(block.tokens)}, {block.width:,} wide, {units.seconds(block.seconds)}"
-        yield (
-            f'<rect x="{left:.2f}" y="{middle - height / 2:.2f}" width="{width:.2f}" height="{height:.2f}" '
-            f'fill="{units.COLOURS[block.category]}"><title>{escape(told)}</title></rect>'
-        )
-        if block.side != last and _room(drawn, block, scale, gap):
-            yield f'<text class="drawn small" x="{left:.2f}" y="{middle + HIGH / 2 + LABELS:g}">{_short(block)}</text>'
-        last = block.side
-        left += width + gap
+def _name(block: Block) -> str:
+    return named(block.label) + (f", {block.layers} layers" if block.layers > 1 else "")
 
 
-def _fewer(found: Sequence[Block]) -> Sequence[Block]:
-    """At most `MOST` blocks: every so many of a long row of equal layers stand for the others."""
-    return found[:: len(found) // MOST + 1]
+def _summary(items: Sequence[Block | Group]) -> str:
+    """The blocks in words, for those who cannot see them."""
+    said = []
+    for item in items:
+        if isinstance(item, Block):
+            said.append(f"{_name(item)} {described(item)}")
+        else:
+            inside = _summary(item.items)
+            said.append(inside if item.times == 1 else f"{item.times} times ({inside})")
+    return "; ".join(said)
 
 
-def _room(drawn: Sequence[Block], block: Block, scale: float, gap: float) -> bool:
-    """Whether a label has room before the next resolution begins."""
-    start = next(index for index, one in enumerate(drawn) if one is block)
-    run = takewhile(lambda one: one.side == block.side, drawn[start:])
-    return sum(max(LEAST, one.width * scale) + gap for one in run) > 7.0 * len(_short(block))
+def _svg(name: str, groups: Sequence[Group]) -> str:
+    shown, count = [], 0
+    for group in groups:
+        count += len(list(group.flat))
+        if count <= MOST:
+            shown.append(group)
+    all_blocks = [block for group in groups for block in group.flat]
+    scale = SHAPE / max(block.size.side for block in all_blocks), HIGH / max(block.width for block in all_blocks)
+    parts: list[str] = []
+    bottom = 2.0
+    for group in shown:
+        bottom = _draw(group, bottom, scale, 0, parts)
+    left_out = len(all_blocks) - sum(len(list(group.flat)) for group in shown)
+    if left_out:
+        parts.append(_text(MARGIN + SHAPE + 10, bottom + 12, f"and {left_out:,} blocks more"))
+        bottom += PITCH
+    label = escape(f"{name}: {_summary(groups)}")
+    return f'<svg viewBox="0 0 {WIDE:g} {bottom + 2:g}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def _short(block: Block) -> str:
-    side = round(block.side)
-    return f"{side:,}²" if side * side == block.tokens and side > 1 else f"{block.tokens:,}"
+def _draw(item: Block | Group, top: float, scale: tuple[float, float], depth: int, parts: list[str]) -> float:
+    """Draw a block or a group from `top` on; where it ends."""
+    if isinstance(item, Block):
+        height = max(LEAST, item.width * scale[1])
+        pitch = max(PITCH + LINE * (len(_lines(item)) - 1), height + 3)
+        parts += _bar(item, top + pitch / 2, (max(LEAST, item.size.side * scale[0]), height))
+        return top + pitch
+    bottom, repeated = top, item.times > 1
+    for one in item.items:
+        bottom = _draw(one, bottom, scale, depth + repeated, parts)
+    if repeated:
+        x, middle = MARGIN - 6 - NEST * (1 - min(depth, 1)), (top + bottom) / 2
+        x = x + NEST if depth == 0 and not any(isinstance(one, Group) for one in item.items) else x
+        line = f"M{x + 4:g} {top + 2:g}h-4V{bottom - 2:g}h4"
+        parts.append(f'<path class="bracket" d="{line}"/>{_text(x - 3, middle + 4, f"{item.times} x", "end")}')
+    return bottom
 
 
-def _sized(tokens: float) -> str:
-    side = round(sqrt(tokens))
-    return f"{side:,} x {side:,}" if side > 1 and side * side == round(tokens) else f"{round(tokens):,} in a row"
+def _bar(block: Block, middle: float, size: tuple[float, float]) -> Iterator[str]:
+    """The bar of a block, divided by the time of its parts, and its name beside it."""
+    width, height = size
+    left = MARGIN + (SHAPE - width) / 2
+    told = f"{_name(block)}: {described(block)}; {units.seconds(block.seconds)}"
+    yield f"<g><title>{escape(told)}</title>"
+    whole = block.seconds
+    for label, seconds in block.parts.items():
+        share = width * (seconds / whole if whole else 1 / len(block.parts))
+        place = f'x="{left:.2f}" y="{middle - height / 2:.2f}" width="{share:.2f}" height="{height:.2f}"'
+        yield f'<rect {place} fill="{KINDS.get(label, OTHER)}"/>'
+        left += share
+    x, lines = MARGIN + SHAPE + 8, _lines(block)
+    y = middle + 4 - LINE * (len(lines) - 1) / 2
+    yield f'<text x="{x:g}" y="{y:.1f}">{lines[0]}'
+    yield from (f'<tspan x="{x:g}" dy="{LINE:g}">{line}</tspan>' for line in lines[1:])
+    yield "</text></g>"
+
+
+def _lines(block: Block) -> list[str]:
+    """The name of a block and what it works on, in one line where there is room for both."""
+    name, said = _name(block), described(block)
+    soft = f'<tspan class="soft">{escape(said)}</tspan>'
+    return [f"{escape(name)} {soft}"] if len(name) + len(said) < FITS else [escape(name), soft]
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:g}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'

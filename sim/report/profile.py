@@ -76,7 +76,7 @@ def page(subjects: Sequence[Subject]) -> str:
         title=", ".join(dict.fromkeys(units.named(profile) for profile in profiles)),
         version=metadata.version("minimodels"),
         sections=[
-            _section(number, name, subject)
+            _section(str(number), name, subject)
             for number, (name, subject) in enumerate(zip(names, subjects, strict=True), 1)
         ],
         beside=_beside(names, profiles) if len(profiles) > 1 else None,
@@ -92,7 +92,8 @@ def _section(anchor: str, name: str, subject: Subject) -> dict[str, Any]:
         "lead": _lead(profile),
         "sentences": sentences(profile),
         "warnings": tables.warnings(profile),
-        "drawing": Markup(drawing.svg(profile)),
+        "drawing": [(name, said, Markup(picture)) for name, said, picture in drawing.pictures(profile)],
+        "legend": drawing.legend(profile),
         "pictures": _pictures(profile, anchor),
         "tree": flame.tree(profile),
         "whole": views.totals(profile.ops).known_seconds,

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,12 @@ from torch import nn
 import minimodels
 from minimodels import loader
 from minimodels.cli import main
-from minimodels.diffusion_config import LatentDiffusion
 from minimodels.run import Run
 from minimodels.sim import views
 from minimodels.sim.profile import Profile
-from minimodels.sim.report import drawing, flame
+from minimodels.sim.report import flame
 from minimodels.sim.report.profile import Subject, page
 from minimodels.sim.simulate import simulate
-from minimodels.unet_config import UNet
 
 EVIL = "<script>alert(1)</script>"
 
@@ -111,18 +108,6 @@ def test_the_flame_names_every_stage_in_the_order_it_runs_and_hides_nothing() ->
 
     known = {("all", op.stage.replace("_", " "), *filter(None, op.scope.split("/")), op.name) for op in profile.ops}
     assert operators(root) == {tuple(part.removeprefix("aten::") for part in path) for path in known}
-
-
-def test_a_unet_is_drawn_as_a_u_and_one_iteration_of_its_loop() -> None:
-    config = loader.load("stable-diffusion-1.5")
-    found = drawing.blocks(of("stable-diffusion-1.5"), "denoise")
-    sides = [block.side for block in found if block.label == "res_block"]
-    assert [side for side, _ in groupby(sides)] == [64, 32, 16, 8, 16, 32, 64]
-    assert isinstance(config, LatentDiffusion) and isinstance(config.unet, UNet)
-    levels = config.unet.levels
-    attended = [level for level in levels if level.attention is not None]
-    assert sum(block.label == "transformer" for block in found) == sum(2 * one.res_blocks + 1 for one in attended) + 1
-    assert {block.width for block in found if block.side == 8 and block.label == "transformer"} == {levels[-1].channels}
 
 
 def test_any_module_can_be_reported() -> None:
