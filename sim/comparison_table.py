@@ -37,10 +37,8 @@ def report(found: Comparison) -> Group:
     legend += ["", *_different(found.differences), RATIOS, MOVEMENT]
     two = len(letters) == 2
     table = table_of("", *letters, *(["B - A"] if two else []))
-    for (quantity, of), rows in groupby(found.rows, key=lambda row: (row.quantity, row.of)):
-        shown = list(_contributors(list(rows)))
-        if shown:
-            _section(table, f"{quantity} by {of}" if of else quantity, shown, WRITE[quantity], two)
+    for title, rows in sections(found):
+        _section(table, title, rows, two)
     return Group(Text("\n".join(legend)), Text(), table)
 
 
@@ -50,16 +48,34 @@ def _different(differences: tuple[Difference, ...]) -> Iterator[str]:
         yield "Nothing differs in the architecture or the run."
     for one in differences[:MANY]:
         label = f"{one.where}: " if one.where == "run" else ""
-        yield f"  {label}{one.key}: {' -> '.join(map(_value, one.values))}"
+        yield f"  {label}{one.key}: {' -> '.join(map(written, one.values))}"
     if len(differences) > MANY:
         yield f"  and {len(differences) - MANY} keys more; --json lists all"
     yield ""
 
 
-def _value(value: Any) -> str:
+def written(value: Any) -> str:
+    """A value of a config in words."""
     if value is None:
         return "none"
     return units.printable(value if isinstance(value, str) else json.dumps(value))
+
+
+def sections(found: Comparison) -> Iterator[tuple[str, list[Row]]]:
+    """The tables of a comparison: title, and the rows worth a line."""
+    for (quantity, of), rows in groupby(found.rows, key=lambda row: (row.quantity, row.of)):
+        shown = list(_contributors(list(rows)))
+        if shown:
+            yield f"{quantity} by {of}" if of else quantity, shown
+
+
+def cells(row: Row) -> list[tuple[str, str]]:
+    """Of each variant the sum as it is written, and its ratio to the first; that of the first is empty."""
+    write, (first, *_), found = WRITE[row.quantity], row.values, []
+    for value, whole in zip(row.values, row.complete, strict=True):
+        ratio = units.times(value / first) if value is not None and whole and row.complete[0] and first else "-"
+        found.append(("-" if value is None else at_least(write(value), whole), ratio if value is not None else ""))
+    return [(found[0][0], ""), *found[1:]]
 
 
 def _contributors(rows: list[Row]) -> Iterator[Row]:
@@ -70,17 +86,13 @@ def _contributors(rows: list[Row]) -> Iterator[Row]:
             yield row
 
 
-def _section(table: Table, title: str, rows: list[Row], write: Callable[[Any], str], two: bool) -> None:
+def _section(table: Table, title: str, rows: list[Row], two: bool) -> None:
     table.add_section()
     table.add_row(Text(title, style="bold"))
     for row in rows:
-        first, complete = row.values[0], row.complete[0]
-        cells = ["-" if first is None else at_least(write(first), complete)]
         between = " " if len(row.values) <= 3 else "\n"
-        for value, whole in zip(row.values[1:], row.complete[1:], strict=True):
-            ratio = units.times(value / first) if value is not None and whole and complete and first else "-"
-            cells.append("-" if value is None else f"{at_least(write(value), whole)}{between}{ratio:>6}")
-        table.add_row(row.name, *cells, *([_change(row, write)] if two else []))
+        texts = [f"{text}{between}{ratio:>6}" if ratio else text for text, ratio in cells(row)]
+        table.add_row(row.name, *texts, *([_change(row, WRITE[row.quantity])] if two else []))
 
 
 def _change(row: Row, write: Callable[[Any], str]) -> str:

@@ -13,8 +13,9 @@ from pydantic import BaseModel
 
 from minimodels.kinds import Config
 from minimodels.run import Run
+from minimodels.sim import comparison_table, explain_table, figures, memory_table, plots, tables, units, views
 from minimodels.sim import device as devices
-from minimodels.sim import explain_table, figures, memory_table, plots, tables, units, views
+from minimodels.sim.comparison import compare_profiles
 from minimodels.sim.error_bar import error_of
 from minimodels.sim.explain import Reason, WhatIf, reasons, what_ifs
 from minimodels.sim.files import write_whole
@@ -33,6 +34,14 @@ PICTURES = {
     "roofline": "Every operator: how fast it computes, by FLOPs per byte moved, under the roofs of the device.",
     "seqlen": "Sequence lengths of attention over the run.",
     "memory": "Bytes in memory over the run.",
+}
+PARTS = {
+    "architecture": "The architecture, as it ran",
+    "time": "Where the time goes",
+    "operators": "The operators that matter, and why they take so long",
+    "changes": "What if",
+    "flash": "Attention written out, and as it is here",
+    "assumptions": "What the numbers rest on",
 }
 
 
@@ -79,7 +88,8 @@ def page(subjects: Sequence[Subject]) -> str:
             _section(str(number), name, subject)
             for number, (name, subject) in enumerate(zip(names, subjects, strict=True), 1)
         ],
-        beside=_beside(names, profiles) if len(profiles) > 1 else None,
+        beside=_beside(profiles) if len(profiles) > 1 else None,
+        parts=PARTS,
         colours=[(name, units.COLOURS[name]) for name in CATEGORIES],
     )
 
@@ -202,18 +212,15 @@ def _listed(record: BaseModel) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts if value is not False)
 
 
-def _beside(names: Sequence[str], profiles: Sequence[Profile]) -> dict[str, Any]:
-    """Time, FLOPs, bytes and memory of all profiles in one table."""
-    whole = [views.totals(profile.ops) for profile in profiles]
-    rows = [
-        ("time", [units.seconds(views.elapsed(profile)) for profile in profiles]),
-        ("FLOPs", [units.flops(part.flops) for part in whole]),
-        ("bytes moved", [units.size(part.bytes) for part in whole]),
-        ("memory at the peak", [units.size(profile.memory.peak) for profile in profiles]),
-        ("weights", [units.size(profile.memory.weights) for profile in profiles]),
+def _beside(profiles: Sequence[Profile]) -> dict[str, Any]:
+    """What differs between the profiles, and what that does: the rows of `minibench compare`."""
+    found = compare_profiles(profiles)
+    differences = [
+        (f"run: {one.key}" if one.where == "run" else one.key, [comparison_table.written(v) for v in one.values])
+        for one in found.differences
     ]
-    for category in CATEGORIES:
-        parts = [views.by_category(profile).get(category) for profile in profiles]
-        if any(parts):
-            rows.append((f"time, {category}", [units.seconds(part.known_seconds) if part else "-" for part in parts]))
-    return {"names": names, "rows": rows}
+    sections = [
+        (title, [(row.name, comparison_table.cells(row)) for row in rows])
+        for title, rows in comparison_table.sections(found)
+    ]
+    return {"names": found.names, "differences": differences, "sections": sections}

@@ -17,7 +17,8 @@ import minimodels
 from minimodels import loader
 from minimodels.cli import main
 from minimodels.run import Run
-from minimodels.sim import views
+from minimodels.sim import units, views
+from minimodels.sim.comparison import compare_profiles
 from minimodels.sim.profile import Profile
 from minimodels.sim.report import flame
 from minimodels.sim.report.profile import Subject, page
@@ -71,6 +72,26 @@ def test_the_page_says_what_the_profile_says(text: str) -> None:
         assert what in text
     for stage in profile.stages:
         assert stage.name.replace("_", " ") in text
+
+
+def test_side_by_side_says_what_differs_and_how_many_times_as_much(text: str) -> None:
+    found = compare_profiles([of("stable-diffusion-tiny"), of("parti-tiny")])
+    beside = text[text.index('id="beside"') : text.index('id="1"')]
+    assert f"What differs: {len(found.differences)} keys" in beside
+    assert all(f'<td data-name="What">{one.key}</td>' in beside for one in found.differences if one.where != "run")
+    whole = next(row for row in found.rows if (row.quantity, row.of, row.name) == ("Time", "stage", "all"))
+    first, other = (float(value or 0) for value in whole.values)
+    assert f'{units.seconds(other)} <span class="ratio">{units.times(other / first)}</span>' in beside
+    assert "side by side" not in page([Subject(of("parti-tiny"))]).lower()
+
+
+def test_a_report_of_one_model_says_its_title_once_and_leads_to_its_parts() -> None:
+    text = page([Subject(of("parti-tiny"))])
+    body = text[text.index("<body>") :]
+    assert body.count("Parti tiny (parti-tiny)") == 1
+    for part in ("architecture", "time", "operators", "assumptions"):
+        assert f'href="#1-{part}"' in body and f'id="1-{part}"' in body
+    assert 'href="#1-changes"' not in body, "a part that is not there is not led to"
 
 
 def test_nothing_from_a_profile_is_run_as_html() -> None:
