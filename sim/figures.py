@@ -6,6 +6,7 @@ matplotlib is imported when a figure is made, not before.
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXTENSIONS = (".png", ".svg", ".pdf")
-WIDTH = 72  # characters of a line that a figure has room for
+WIDE, NARROW = 8.0, 4.4  # inches: of a figure by itself, of one that can be read on a phone
+WIDTH = 72  # characters of a line that a wide figure has room for
 
 
 def plain(text: str) -> str:
@@ -59,11 +61,16 @@ def drawn(figure: Figure, kind: str) -> bytes:
     return data.getvalue()
 
 
-def new_figure(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure 8 inches wide with `rows` panels under each other."""
+def letters(width: float) -> int:
+    """Characters of a line that a figure of `width` inches has room for."""
+    return int(WIDTH * width / WIDE)
+
+
+def new_figure(height: float, rows: int = 1, width: float = WIDE) -> tuple[Figure, list[Axes]]:
+    """A figure with `rows` panels under each other, height and width in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(rows, 1, squeeze=False)[:, 0].tolist()
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
@@ -71,10 +78,17 @@ def new_figure(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def legend(figure: Figure, handles: Sequence[Any], columns: int = 5) -> None:
-    """A legend under the panels, its texts wrapped to their share of the width; their further lines add height."""
-    texts = [textwrap.fill(handle.get_label(), WIDTH // columns) for handle in handles]
+    """A legend under the panels, its texts wrapped to their share of the width; their further lines add height.
+
+    columns: of a wide figure; a narrow one has as many as fit, at least two.
+    """
+    width = figure.get_figwidth()
+    fit = max(2, int(columns * width / WIDE))
+    texts = [textwrap.fill(handle.get_label(), letters(width) // fit) for handle in handles]
+    more = math.ceil(len(handles) / fit) - math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * more)
     figure.set_figheight(figure.get_figheight() + 0.2 * sum(text.count("\n") for text in texts))
-    look: dict[str, Any] = {"ncols": min(columns, len(handles)), "frameon": False}
+    look: dict[str, Any] = {"ncols": min(fit, len(handles)), "frameon": False}
     figure.legend(handles=handles, labels=texts, loc="outside lower center", **look)
 
 
@@ -84,14 +98,16 @@ def patch(name: str, colour: str, hatch: str = "", edge: str = "white") -> Any:
     return Patch(facecolor=colour, edgecolor=edge, hatch=hatch, label=name)
 
 
-def title_of(what: str, profiles: Sequence[Profile]) -> str:
-    """`what`, and the source and the device where all profiles share them."""
+def title_of(what: str, profiles: Sequence[Profile], width: float = WIDE) -> str:
+    """`what`, and the source and the device where all profiles share them, in lines of a figure of `width` inches."""
     sources = {profile.source for profile in profiles}
     places = {plain(profile.device.title) for profile in profiles}
     shared = [*(sources if len(sources) == 1 else ()), *(f"on {place}" for place in places if len(places) == 1)]
-    return textwrap.fill(f"{what}, {' '.join(shared)}" if shared else what, WIDTH)
+    return textwrap.fill(f"{what}, {' '.join(shared)}" if shared else what, letters(width))
 
 
 def name_panel(axes: Axes, text: str) -> None:
     """`text`, a profile's name, above its panel."""
-    axes.set_title(textwrap.fill(text, WIDTH), fontsize=10, fontweight="bold", loc="left")
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes are of a figure"
+    axes.set_title(textwrap.fill(text, letters(figure.get_figwidth())), fontsize=10, fontweight="bold", loc="left")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minimodels.sim import units, views
-from minimodels.sim.figures import WIDTH, legend, name_panel, new_figure, patch, plain, title_of
+from minimodels.sim.figures import WIDE, legend, letters, name_panel, new_figure, patch, plain, title_of
 from minimodels.sim.flops import executed_flops
 from minimodels.sim.profile import CATEGORIES, DeviceRecord, Profile
 from minimodels.sim.views import AttentionCall, Totals
@@ -62,7 +62,9 @@ def _stack(axes: Axes, y: float, parts: dict[str, Totals], source: str, factor: 
     axes.annotate(text, (left / factor, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
 
 
-def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dict[str, Totals]]]) -> Figure:
+def _bars(
+    what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dict[str, Totals]]], width: float
+) -> Figure:
     """Under the name of each profile, a stacked bar for each part of its group.
 
     Bars are seconds, or shares of the profile's time where the times of the profiles are far apart.
@@ -74,25 +76,25 @@ def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dic
     factors = [(whole or 1.0) / 100 if shares else second for whole in wholes]
     longest = max((max(row) / factor for row, factor in zip(lengths, factors, strict=True)), default=0.0) or 1.0
     names = [
-        textwrap.wrap(name + _untimed(p), WIDTH)
+        textwrap.wrap(name + _untimed(p), letters(width))
         for p, name in zip(profiles, map(plain, units.labels(profiles)), strict=True)
     ]
     more = [0.6 * (len(lines) - 1) for lines in names]  # room for each further line of a name, in bars
-    figure, (axes,) = new_figure(1.3 + 0.4 * (sum(map(len, lengths)) + len(profiles) + sum(more)))
+    figure, (axes,) = new_figure(1.3 + 0.4 * (sum(map(len, lengths)) + len(profiles) + sum(more)), width=width)
     ticks: dict[float, str] = {}
     y = more[0]
     for profile, lines, bars, factor, gap in zip(profiles, names, groups, factors, [*more[1:], 0.0], strict=True):
         text = axes.text(0, y - 0.5, "\n".join(lines), va="bottom", fontsize=10, fontweight="bold")
         text.set_in_layout(False)
         for bar, parts in bars.items():
-            _stack(axes, y, parts, profile.source, factor, longest * factor / 12)
+            _stack(axes, y, parts, profile.source, factor, longest * factor / 1.5 / width)
             ticks[y] = plain(bar.replace("_", " "))
             y += 1
         y += 0.9 + gap
     axes.set_yticks(list(ticks), list(ticks.values()))
     label = "share of the time of each profile (%)" if shares else f"time ({prefix}s)"
-    axes.set(ylim=(y - 1.3, -1.1), xlim=(0, 1.15 * longest), xlabel=label)
-    axes.set_title(title_of(what, profiles), fontsize=11)
+    axes.set(ylim=(y - 1.3, -1.1), xlim=(0, (1 + 1.2 / width) * longest), xlabel=label)
+    axes.set_title(title_of(what, profiles, width), fontsize=11)
     used = {name for bars in groups for parts in bars.values() for name in parts}
     patches = [patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
     sources = sorted({profile.source for profile in profiles})
@@ -100,16 +102,16 @@ def _bars(what: str, profiles: Sequence[Profile], groups: Sequence[dict[str, dic
     return figure
 
 
-def breakdown(profiles: Sequence[Profile]) -> Figure:
+def breakdown(profiles: Sequence[Profile], width: float = WIDE) -> Figure:
     """Time by category in both readings: a pair of stacked bars per profile."""
     groups = [{reading: views.by_category(p, reading) for reading in views.READINGS} for p in profiles]
-    return _bars("Time by category", profiles, groups)
+    return _bars("Time by category", profiles, groups, width)
 
 
-def stages(profiles: Sequence[Profile]) -> Figure:
+def stages(profiles: Sequence[Profile], width: float = WIDE) -> Figure:
     """Time of each stage, stacked by category (core): a bar per stage and profile."""
     groups = [{stage.name: views.by_category(p, "core", stage.name) for stage in p.stages} for p in profiles]
-    return _bars("Time by stage and category (core)", profiles, groups)
+    return _bars("Time by stage and category (core)", profiles, groups, width)
 
 
 Point = tuple[str, float, float]  # category, FLOPs per byte, FLOP/s
@@ -138,7 +140,7 @@ def _roof(axes: Axes, device: DeviceRecord, left: float, right: float, style: st
     axes.plot(xs, [min(peak, slope * x) for x in xs], style, color="black", lw=1.2, label=text, zorder=1)
 
 
-def roofline(profiles: Sequence[Profile]) -> Figure:
+def roofline(profiles: Sequence[Profile], width: float = WIDE) -> Figure:
     """Operators under the roof of their device; area is time, colour category, shape profile.
 
     Raises:
@@ -155,7 +157,7 @@ def roofline(profiles: Sequence[Profile]) -> Figure:
         device.peak_flops / device.bandwidth for device in roofs.values() if device.peak_flops and device.bandwidth
     ]
     xs = [point[1] for points in found for point in points] + ridges
-    figure, (axes,) = new_figure(6)
+    figure, (axes,) = new_figure(6 if width == WIDE else 4, width=width)
     for device, style in zip(roofs.values(), ["-", "--", ":", "-."] * len(roofs), strict=False):
         _roof(axes, device, min(xs) / 2, max(xs) * 3, style)
     names, shapes = list(map(plain, units.labels(profiles))), MARKERS * len(profiles)
@@ -169,7 +171,7 @@ def roofline(profiles: Sequence[Profile]) -> Figure:
         text = name + _untimed(profile)
         handles.append(Line2D([], [], ls="", marker=shape, mfc="white", mec="black", label=text))
     axes.set(xscale="log", yscale="log", xlabel="arithmetic intensity (FLOP/B)", ylabel="achieved (FLOP/s)")
-    axes.set_title(title_of("Roofline (area: share of device time)", profiles))
+    axes.set_title(title_of("Roofline (area: share of device time)", profiles, width))
     used = {point[0] for points in found for point in points}
     handles += [patch(name, units.COLOURS[name]) for name in CATEGORIES if name in used]
     legend(figure, handles, columns=2)
@@ -186,9 +188,9 @@ def thinned(points: Sequence[tuple[int, int]], length: int) -> list[tuple[int, i
     return [points[index] for index in sorted(kept)]
 
 
-def memory(profiles: Sequence[Profile]) -> Figure:
+def memory(profiles: Sequence[Profile], width: float = WIDE) -> Figure:
     """Bytes in use over the calls, coloured by stage, with the weights and the capacity of the device."""
-    figure, panels = new_figure(0.6 + 3.4 * len(profiles), len(profiles))
+    figure, panels = new_figure(0.6 + 3.4 * len(profiles), len(profiles), width)
     for axes, profile, name in zip(panels, profiles, map(plain, units.labels(profiles)), strict=True):
         facts, capacity = profile.memory, profile.device.memory_bytes or 0
         shown = max(facts.peak, capacity if capacity < 20 * facts.peak else 0)
@@ -209,8 +211,11 @@ def memory(profiles: Sequence[Profile]) -> Figure:
         axes.margins(x=0)
         handles = [patch(plain(s.replace("_", " ")), *look, STAGE_EDGE) for s, look in looks.items()]
         handles += axes.get_lines()
-        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
-    figure.suptitle(title_of("Memory over the run", profiles))
+        if width == WIDE:
+            axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
+        else:
+            legend(figure, handles, columns=2)
+    figure.suptitle(title_of("Memory over the run", profiles, width))
     return figure
 
 
@@ -243,7 +248,7 @@ def _changes(index: int, calls: Sequence[AttentionCall]) -> bool:
     return not index or (before.query_length, before.key_length) != (now.query_length, now.key_length)
 
 
-def seqlen(profiles: Sequence[Profile]) -> Figure:
+def seqlen(profiles: Sequence[Profile], width: float = WIDE) -> Figure:
     """Query and key length of every attention call in order: colour is the role; a broad line keys, a thin one queries.
 
     Raises:
@@ -252,7 +257,7 @@ def seqlen(profiles: Sequence[Profile]) -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    figure, panels = new_figure(0.8 + 3.0 * len(profiles), len(profiles))
+    figure, panels = new_figure(0.8 + 3.0 * len(profiles), len(profiles), width)
     roles: set[str] = set()
     for axes, profile, name in zip(panels, profiles, map(plain, units.labels(profiles)), strict=True):
         calls = views.attention_calls(profile)
@@ -271,10 +276,11 @@ def seqlen(profiles: Sequence[Profile]) -> Figure:
         axes.set_ylim(min(lengths) / 1.5, max(lengths) * 1.5)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         run = units.count(sum(call.executions for call in calls))
-        axes.set(xlabel=f"attention call, in order ({len(calls):,} listed, {run} in the whole run)", ylabel="tokens")
+        said = f"attention call, in order ({len(calls):,} listed, {run} in the whole run)"
+        axes.set(xlabel=textwrap.fill(said, letters(width)), ylabel="tokens")
         name_panel(axes, name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(title_of("Sequence lengths of attention", profiles))
+    figure.suptitle(title_of("Sequence lengths of attention", profiles, width))
     handles: list[Any] = [patch(f"{role} attention", colour) for role, colour in ROLES.items() if role in roles]
     handles += [Line2D([], [], lw=5, alpha=0.4, color="black", label="key length")]
     handles += [Line2D([], [], lw=1.5, color="black", label="query length")]
@@ -282,6 +288,6 @@ def seqlen(profiles: Sequence[Profile]) -> Figure:
     return figure
 
 
-KINDS: dict[str, Callable[[Sequence[Profile]], Figure]] = {
+KINDS: dict[str, Callable[..., Figure]] = {
     plot.__name__: plot for plot in (breakdown, roofline, memory, seqlen, stages)
 }

@@ -48,10 +48,11 @@ def render(template: str, **values: object) -> str:
     return _environment().get_template(template).render(**values)
 
 
-def inline_svg(text: str, name: str, label: str) -> Markup:
+def inline_svg(text: str, name: str, label: str, *, themed: bool = False) -> Markup:
     """A picture of matplotlib's as part of a page: its ids start with `name`, as no other picture's do.
 
-    label: what a screen reader says of it. Comments, metadata and style sheets are left out, namespaces go.
+    label: what a screen reader says of it; themed: black and white become the page's colours of text and background.
+    Comments, metadata and style sheets are left out, namespaces go.
 
     Raises:
         ElementTree.ParseError: it is no XML.
@@ -68,7 +69,11 @@ def inline_svg(text: str, name: str, label: str) -> Markup:
     for size in ("width", "height"):
         root.attrib.pop(size, None)
     root.attrib |= {"role": "img", "aria-label": label, "style": STROKES}
-    return Markup(ElementTree.tostring(root, encoding="unicode"))
+    if not themed:
+        return Markup(ElementTree.tostring(root, encoding="unicode"))
+    root.attrib["fill"] = "currentColor"  # of letters, which have no colour of their own
+    drawn = ElementTree.tostring(root, encoding="unicode")
+    return Markup(drawn.replace("#000000", "currentColor").replace("#ffffff", "var(--back)"))
 
 
 def _local(name: str) -> str:

@@ -136,8 +136,8 @@ def _pictures(profile: Profile, name: str) -> list[tuple[str, str, Markup]]:
     for kind, said in PICTURES.items():
         if kind == "seqlen" and not views.attention_calls(profile):
             continue
-        drawn = figures.drawn(plots.KINDS[kind]([profile]), "svg").decode()
-        found.append((kind, said, inline_svg(drawn, f"{name}-{kind}", said)))
+        drawn = figures.drawn(plots.KINDS[kind]([profile], figures.NARROW), "svg").decode()
+        found.append((kind, said, inline_svg(drawn, f"{name}-{kind}", said, themed=True)))
     return found
 
 

@@ -175,6 +175,15 @@ def test_labels_do_not_overlap(kind: str, profiles: list[Profile]) -> None:
 
 
 @pytest.mark.parametrize("kind", plots.KINDS)
+def test_a_narrow_plot_keeps_its_labels_apart_and_inside(kind: str) -> None:
+    figure = plots.KINDS[kind]([image()], figures.NARROW)
+    assert overlaps(figure) == []
+    boxes = [text.get_window_extent() for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text()]
+    inside = [box for box in boxes if figure.bbox.overlaps(box)]
+    assert min(box.x0 for box in inside) >= 0 and max(box.x1 for box in inside) <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("kind", plots.KINDS)
 @pytest.mark.parametrize(
     "names", [("one", "two", "three"), ("one", "one", "one"), ("o\x07ne", "two\n", "\x1b"), ("$\\frac$", "$", "$x$ $y")]
 )

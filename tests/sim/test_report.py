@@ -21,7 +21,7 @@ from minimodels.sim import units, views
 from minimodels.sim.comparison import compare_profiles
 from minimodels.sim.profile import Profile
 from minimodels.sim.report import flame
-from minimodels.sim.report.profile import Subject, page
+from minimodels.sim.report.profile import PICTURES, Subject, page
 from minimodels.sim.simulate import simulate
 
 EVIL = "<script>alert(1)</script>"
@@ -137,22 +137,46 @@ def test_any_module_can_be_reported() -> None:
     assert "7 x 7" in text and "Sequential" in text
 
 
+@pytest.fixture(scope="module")
+def large() -> str:
+    """A report of models whose runs are long, and whose stages are many."""
+    return page([Subject(of("parti-20b")), Subject(of("make-a-video"))])
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here to open the page in")
 @pytest.mark.parametrize("width", (1280, 390))
-def test_a_browser_opens_the_page_without_an_error_or_overflow(text: str, width: int, tmp_path: Path) -> None:
-    told = '<script>document.body.dataset.wide = document.documentElement.scrollWidth + " of " + innerWidth</script>'
+@pytest.mark.parametrize("which", ("text", "large"))
+def test_a_browser_opens_the_page_without_an_error_or_overflow(
+    which: str, width: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Neither the page nor a picture, nor a text of one, is wider than what holds it; everything is open."""
+    measured = """<script>
+      document.querySelectorAll("details").forEach((one) => (one.open = true));
+      const right = (one) => one.getBoundingClientRect().right;
+      const texts = [...document.querySelectorAll("svg text")];
+      const wide = texts.filter((one) => right(one) > right(one.closest("svg")) + 1);
+      document.body.dataset.wide = document.documentElement.scrollWidth + " of " + innerWidth + ", " + wide.length;
+    </script>"""
     file = tmp_path / "report.html"
-    file.write_text(text.replace("</body>", f"{told}</body>"))
+    file.write_text(request.getfixturevalue(which).replace("</body>", f"{measured}</body>"))
     command = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
         f"--window-size={width},900", f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", f"file://{file}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = re.search(r'data-wide="(\d+) of (\d+)"', done.stdout)
+    found = re.search(r'data-wide="(\d+) of (\d+), (\d+)"', done.stdout)
     assert found is not None, done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
-    assert int(found[1]) <= int(found[2])
+    assert int(found[1]) <= int(found[2]) and int(found[3]) == 0, found[0]
+
+
+def test_pictures_take_the_colours_of_the_page_and_hold_no_pixels(text: str) -> None:
+    pictures = text[text.index('<div class="pictures">') : text.index('id="1-operators"')]
+    assert pictures.count("<svg") == len(PICTURES)
+    assert "#000000" not in pictures and "#ffffff" not in pictures and "<image" not in pictures
+    assert "currentColor" in pictures and "var(--back)" in pictures
 
 
 def test_the_command_takes_names_and_profiles_and_refuses_what_it_cannot_do(tmp_path: Path) -> None:
