@@ -201,7 +201,7 @@ def _work(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
     x, weight = args[:2]
     pixels, channels, taps = out[0].numel() // weight.shape[0], weight.shape[0], prod(weight.shape[1:])
     read = sum(stored_bytes(y) for y in args[:5] if y is not None)
-    conv = Conv(weight.shape[1], size_bytes(x), size_bytes(weight), size_bytes(out[0]), True, False)
+    conv = Conv(weight.shape[1], size_bytes(x), size_bytes(weight), size_bytes(out[0]), True, False, direct=True)
     flops = 2 * pixels * channels * taps
     return Work("conv", flops, read, stored_bytes(out[0]), gemm=(1, pixels, channels, taps), conv=conv)
 

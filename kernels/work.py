@@ -5,7 +5,7 @@ Imports no torch, so that what only lists devices or profiles does not pay for i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -38,6 +38,7 @@ class Conv(NamedTuple):
     channels_last: bool
     bias: bool
     backward: bool = False  # to the data, whose gradient is the output
+    direct: bool = False  # no 3x3 window in two dimensions with stride 1, undilated: `is_direct`
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,12 @@ class Work:
     def product_type(self, dtype: str) -> str:
         """The type that a GPU multiplies in: convolutions, ours and by default torch's, take float32 as TF32."""
         return "tf32" if self.kernel == "conv" and dtype == "float32" else dtype
+
+
+def is_direct(window: Sequence[int], *steps: int | Sequence[int]) -> bool:
+    """Whether Winograd's algorithm for 3x3 windows cannot be used: for others, or with a stride or dilation."""
+    apart = [size for step in steps for size in ((step,) if isinstance(step, int) else step)]
+    return tuple(window) != (3, 3) or any(size != 1 for size in apart)
 
 
 Formula = Callable[[tuple[Any, ...], dict[str, Any], "tuple[Tensor, ...]"], Work]

@@ -22,6 +22,7 @@ from minimodels.sim.files import read
 
 Family = Literal["gemm", "conv", "attention", "norm", "softmax", "elementwise", "floor"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+SATURATED = 0.5  # of its compute units, a block of a product each, saturate a GPU's memory; set with the GEMM tables
 
 
 class Datasheet(Strict):
@@ -66,6 +67,9 @@ class Constants(Strict):
     gemm_efficiency: Fraction = Field(description="of the tensor peak, a whole tile of a matrix product")
     gemm_sustained: Fraction = Field(description="of the tensor peak, what the power limit sustains")
     gemm_bandwidth: Fraction = Field(description="of the bandwidth, matrix products that stream weights")
+    block_bandwidth: PositiveFloat | None = Field(
+        default=None, description="bytes/s that a thread block alone reads from memory; null: by `SATURATED`"
+    )
     l2_rate: PositiveFloat = Field(description="bytes per clock that a compute unit loads from the L2 cache")
     conv_floor: PositiveFloat = Field(description="seconds of an empty convolution")
     conv_bandwidth: Fraction = Field(description="of the bandwidth, convolutions")
@@ -130,7 +134,7 @@ def load(name: str) -> Device:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
         raise ValueError(f"unknown device {name!r}; did you mean {', '.join(near)}? `minibench devices` lists all")
     try:
-        return Device.model_validate(_resolved(name) | {"name": name})
+        return _validated(_resolved(name), name)
     except ValidationError as error:
         raise AssertionError(f"device file {name}.toml: {error}") from error
 
@@ -138,7 +142,7 @@ def load(name: str) -> Device:
 def _from_file(path: Path) -> Device:
     try:
         file = tomllib.loads(read(path).decode("utf-8"))
-        return Device.model_validate(_with_relative(file) | {"name": path.stem})
+        return _validated(_with_relative(file), path.stem)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     except ValidationError as error:
@@ -146,6 +150,15 @@ def _from_file(path: Path) -> Device:
         raise ValueError(f"{path} is no device file: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except KeyError as error:
         raise ValueError(f"{path} is no device file: it lacks {error}") from None
+
+
+def _validated(file: dict[str, Any], name: str) -> Device:
+    """The device; what a block alone gets of its memory is its own from here on, whatever becomes of the datasheet."""
+    device = Device.model_validate(file | {"name": name})
+    if device.constants.block_bandwidth is not None:
+        return device
+    sheet = device.datasheet
+    return device.with_constants(block_bandwidth=sheet.bandwidth / (SATURATED * sheet.compute_units))
 
 
 def _resolved(name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from minimodels.kernels.layout import LAST
-from minimodels.kernels.work import Conv, Work, size_bytes, stored_bytes
+from minimodels.kernels.work import Conv, Work, is_direct, size_bytes, stored_bytes
 from minimodels.sim.traffic import convolved_format, copying, one_dimension, reordered, traffic
 
 MANY_POINTS = 25  # from here on torch computes distances as a product
@@ -76,12 +76,16 @@ def addmm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
 def convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     (x, weight), (y,) = args[:2], out
     groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+    stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)
+    dilation = args[5] if len(args) > 5 else kwargs.get("dilation", 1)
     read, written = traffic(args, kwargs, out)
     pixels = y.shape[0] * prod(y.shape[2:])
     channels, taps = weight.shape[0] // groups, prod(weight.shape[1:])
     flops = 2 * groups * pixels * channels * taps
     bias = len(args) > 2 and args[2] is not None or kwargs.get("bias") is not None
-    conv = Conv(weight.shape[1], size_bytes(x), size_bytes(weight), size_bytes(y), _channels_last(x, weight), bias)
+    direct = is_direct(weight.shape[2:], stride, dilation)
+    sizes = size_bytes(x), size_bytes(weight), size_bytes(y)
+    conv = Conv(weight.shape[1], *sizes, _channels_last(x, weight), bias, direct=direct)
     work = Work("conv", flops, read, written, 1, (groups, pixels, channels, taps), conv=conv)
     return copying(work, *reordered(x, weight))
 

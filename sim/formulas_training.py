@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from minimodels.kernels.layout import LAST
-from minimodels.kernels.work import Conv, Formula, Work, size_bytes
+from minimodels.kernels.work import Conv, Formula, Work, is_direct, size_bytes
 from minimodels.sim import formulas_matrix as matrix
 from minimodels.sim import formulas_memory as memory
 from minimodels.sim.traffic import tensors_in, traffic
@@ -54,7 +54,7 @@ def convolution_backward(args: tuple[Any, ...], kwargs: dict[str, Any], out: tup
     if wanted[0]:
         strides = prod(args[4])  # a pixel of x meets a part of the window
         gemm = groups, x.shape[0] * prod(x.shape[2:]), channels, ceil(filters * window / strides)
-        conv = Conv(filters, sizes[2], sizes[1], sizes[0], last, False, backward=True)
+        conv = Conv(filters, sizes[2], sizes[1], sizes[0], last, False, True, is_direct(weight.shape[2:], *args[4:7:2]))
         parts.append(Work("conv", flops, sizes[2] + sizes[1], sizes[0], 1, gemm, conv=conv))
     if wanted[1]:
         if not last:

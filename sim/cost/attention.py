@@ -50,7 +50,7 @@ class Tiling(NamedTuple):
 
 FLASH_DIMS = (32, 64, 96, 128, 192, 256)  # FlashAttention is built for these
 FLASH = Tiling(((256, 128),), 64, FLASH_DIMS)
-FLASH3 = Tiling(((64, 192), (256, 128)), 128, (64, 96, 128, 192, 256))  # hopper/tile_size.h
+FLASH3 = Tiling(((96, 192), (256, 128)), 128, (64, 96, 128, 192, 256))  # hopper/tile_size.h
 CUTLASS = Tiling(((1 << 20, 64),), 64, (64, 128), 0.45)  # longer head dims in steps
 KERNELS = {
     "flash": FLASH,  # FlashAttention-2
@@ -80,7 +80,7 @@ def price(work: Work, dtype: str, call: AttentionCall | None, device: Device, l2
     if call is None:
         computed = (work.flops or 0) / (kernel.efficiency * peak)
         best = (rounded_max(computed, memory), computed, 1, 1.0, "tensor")
-    elif backend == "triton" and call.key_length <= HELD and call.query_length > 1:
+    elif backend == "triton" and call.key_length <= HELD:
         best = _held(call, memory, peak, kernel, device)
     else:
         best = min(_split(call, split, memory, peak, KERNELS[backend], kernel, device) for split in SPLITS)
@@ -154,12 +154,12 @@ def _split(
     prologue = kernel.prologue * (SINGLE if steps == 1 else 1)
     longest = steps * tiling.keys * (product + exponential) + prologue
     rounds = blocks / sheet.compute_units
-    if call.causal and call.query_length == call.key_length and not call.bias:  # else the mask is part of a bias
-        keys = min(steps * tiling.keys, (call.key_length + rows + tiling.keys) / 2 / split)
+    compute = max(1.0, HIDDEN * rounds + (1 - HIDDEN) * ceil(rounds)) * longest
+    if call.causal and call.query_length <= call.key_length and not call.bias:  # else the mask is part of a bias
+        keys = min(steps * tiling.keys, (2 * call.key_length - call.query_length + rows + tiling.keys) / 2 / split)
         mean = keys * (product + exponential) + prologue
-        compute = max(longest, rounds * mean) + (HIDDEN * longest if rounds > 1 else 0)
-    else:
-        compute = max(1.0, HIDDEN * rounds + (1 - HIDDEN) * ceil(rounds)) * longest
+        uneven = max(longest, rounds * mean) + (HIDDEN * longest if rounds > 1 else 0)
+        compute = min(compute, uneven)  # a mask only leaves out work
     parts = 0.0
     if split > 1:
         results = call.batch * call.heads * call.query_length * head_dim

@@ -6,7 +6,8 @@ The tiles are large, and have an efficiency of their own. Beside that
 - tensor cores want channels beside each other: of channels-first tensors cuDNN reorders input and
   weight first, in kernels of their own; the product's kernel (nhwckrsc_nchw) writes channels-first;
 - torch adds a bias in a kernel of its own, which a compiler fuses with what follows;
-- float32 without tensor cores, 3x3 and stride 1, may use Winograd's algorithm, with 2.25 times fewer products.
+- float32 without tensor cores, of 3x3 windows in two dimensions and stride 1, may use Winograd's algorithm, with 2.25
+  times fewer products.
   Source: Lavin and Gray, arXiv 1509.09308, F(2x2, 3x3); kernel names in NeuSight's convolution table.
 """
 
@@ -45,7 +46,7 @@ def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
     menu = DATA if conv and conv.backward else FORWARD
     own = constants.conv_floor, efficiency, constants.conv_bandwidth
     cost = product((groups, pixels, channels, taps), moved - copied, dtype, device, own, l2, "conv", menu)
-    if conv and not tensor_cores and window == WINOGRAD_TAPS:
+    if conv and not tensor_cores and not conv.direct and window == WINOGRAD_TAPS:
         reduced = ceil(taps / WINOGRAD)
         cost = min(
             cost, product((groups, pixels, channels, reduced), moved - copied, dtype, device, own, l2, "conv", menu)

@@ -5,10 +5,12 @@ wave is half hidden behind its neighbours. For each tile and split of the menu
 
     compute = waves x FLOPs of a whole tile, its prologue included / (efficiency x peak of a compute unit)
     l2      = operands that all tiles load / rate of the L2 cache
-    memory  = bytes that miss the L2 cache / (share x bandwidth); a block alone gets a small part of it
+    memory  = bytes that miss the L2 cache / (share x bandwidth), or if longer
+              those that one block loads / (share x what a block alone gets of the bandwidth)
     seconds = floor + rounded maximum of the three + sum of the partial results of a split
 
-and never faster than the rate that the power limit sustains. Every term grows with m, n and k and falls with every
+and never faster than the rate that the power limit sustains. What a block alone gets is latency, and belongs to a
+compute unit: neither more units nor more bandwidth change it. Every term grows with m, n and k and falls with every
 rate, so their minimum does too.
 """
 
@@ -33,7 +35,6 @@ SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)  # thread blocks that share a tile's walk ov
 STEP = 128  # bytes of k per step of the walk: 64 elements of half precision
 PROLOGUE = 256  # bytes of k that filling and draining a tile's pipeline takes as long as; fitted with the split
 HIDDEN = 0.5  # of what the last wave leaves idle: blocks of neighbouring waves overlap
-SATURATED = 0.5  # of the compute units, with a block each, saturate the memory
 SPLIT_SECONDS = 3.5e-6  # a second kernel, or a barrier, that adds up the parts; fitted with PROLOGUE
 REPLAYED = 0.2  # of the L2 cache is left of a product's bytes when it runs again, five sets of weights in turn
 
@@ -89,15 +90,17 @@ def product(
     load = (rows + columns) * depth * size * np.maximum(1, rounds) / cache_rate
     cold = 1 - kept(moved, REPLAYED, device, l2)
     missed, alone = cold * moved, cold * np.minimum(moved, (rows + columns) * depth * size)
-    memory = np.maximum(missed, alone * units * SATURATED) / rate(bandwidth, device)
-    longest = (compute**OVERLAP + load**OVERLAP + memory**OVERLAP) ** (1 / OVERLAP)
+    assert constants.block_bandwidth is not None, device.name
+    streamed, block = missed / rate(bandwidth, device), alone / (bandwidth * constants.block_bandwidth)
+    longest = (compute**OVERLAP + load**OVERLAP + np.maximum(streamed, block) ** OVERLAP) ** (1 / OVERLAP)
     parts = np.where(splits > 1, SPLIT_SECONDS + 8 * batch * m * n * splits / (cache_rate * units), 0)
     seconds = floor + longest + parts
     best = int(seconds.argmin())
     flops = 2.0 * batch * m * n * k
     sustained = flops / (constants.gemm_sustained * peak)
     taken = max(float(seconds[best]), sustained)
-    times = {"launch": floor, "tensor": float(compute[best]), "l2": float(load[best]), "memory": float(memory[best])}
+    times = {"launch": floor, "tensor": float(compute[best]), "l2": float(load[best]), "memory": streamed}
+    times["waves"] = float(block[best])
     bound = "tensor" if sustained == taken else max(times, key=times.__getitem__)
     if bound == "tensor" and float(rounds[best]) < 0.5 * float(np.ceil(rounds[best])):
         bound = "waves"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,46 +14,14 @@ from hypothesis import strategies as st
 from minimodels.kernels.scope import CORE, AttentionCall, scope
 from minimodels.kernels.work import Work
 from minimodels.sim import device as devices
-from minimodels.sim.call import Call, Timing
+from minimodels.sim.call import Call
 from minimodels.sim.cost import Mode, predict
-from minimodels.sim.device import Device
 from minimodels.sim.trace import Walk
+from tests.sim.cost_cases import A100, NAMES, attention, call, device_seconds, pointwise, product, total
 
-A100 = devices.load("a100-80gb")
 MODES: tuple[Mode, ...] = ("eager", "graph", "compiled")
-NAMES = [name for name in devices.names() if {"float16", "float32"} <= devices.load(name).datasheet.flops.keys()]
 device_names = st.sampled_from(NAMES)
 sizes = st.integers(1, 5000)
-
-
-def call(work: Work, **changes: Any) -> Call:
-    """A call of `work` with everything else plain."""
-    plain: dict[str, Any] = {"shapes": (), "dtype": "float16", "stage": "run", "scope": "", "module": None}
-    plain |= {"name": work.kernel, "category": "Other", "role": None, "attention": None}
-    return Call(work=work, **plain | changes)
-
-
-def product(m: int, n: int, k: int, batch: int = 1) -> Work:
-    read, written = 2 * batch * (m * k + k * n), 2 * batch * m * n
-    return Work("gemm", 2 * batch * m * n * k, read, written, 1, (batch, m, n, k))
-
-
-def pointwise(elements: int) -> Work:
-    return Work("elementwise", 0, 2 * elements, 2 * elements)
-
-
-def attention(n: int, m: int, head_dim: int = 64, backend: str = "flash", causal: bool = False) -> Call:
-    batch, heads = 3, 7
-    work = Work("attention", 4 * batch * heads * n * m * head_dim, 2 * 42 * m * head_dim, 2 * 42 * n * head_dim)
-    return call(work, attention=AttentionCall(backend, batch, n, m, heads, heads, head_dim, causal, False))
-
-
-def device_seconds(one: Call, device: Device = A100) -> float:
-    return predict([one], device, "graph")[0].device_seconds
-
-
-def total(calls: Sequence[Call], timings: Sequence[Timing]) -> float:
-    return sum(c.weight * (t.device_seconds + t.gap_seconds) for c, t in zip(calls, timings, strict=True))
 
 
 works = st.one_of(
@@ -86,38 +53,6 @@ def walks(draw: st.DrawFn) -> list[Call]:
         for member in calls[5 * loop : 5 * loop + draw(st.integers(1, 9))]:
             member.weight = draw(st.sampled_from([1.0, 17.5, 1000.0]))
     return calls
-
-
-@given(sizes, sizes, sizes, st.integers(0, 2), st.integers(1, 999), device_names)
-def test_a_larger_product_never_takes_less_time(m: int, n: int, k: int, axis: int, more: int, name: str) -> None:
-    device = devices.load(name)
-    larger = [m, n, k]
-    larger[axis] += more
-    assert device_seconds(call(product(*larger)), device) >= device_seconds(call(product(m, n, k)), device)
-
-
-@given(st.integers(1, 10**9), st.integers(1, 10**9), device_names)
-def test_more_bytes_take_more_time(elements: int, more: int, name: str) -> None:
-    device = devices.load(name)
-    assert device_seconds(call(pointwise(elements + more)), device) > device_seconds(call(pointwise(elements)), device)
-
-
-@given(sizes, sizes, sizes, st.sampled_from([40, 64, 128, 512]), st.sampled_from(["flash", "efficient", "cudnn"]))
-def test_longer_attention_never_takes_less_time(n: int, m: int, more: int, head_dim: int, backend: str) -> None:
-    shorter = device_seconds(attention(n, m, head_dim, backend))
-    assert device_seconds(attention(n, m + more, head_dim, backend)) >= shorter
-    assert device_seconds(attention(n + more, m, head_dim, backend)) >= shorter
-
-
-@given(works, st.sampled_from(["float16", "float32"]), device_names)
-def test_twice_the_bandwidth_or_peak_never_slows(work: Work, dtype: str, name: str) -> None:
-    device = devices.load(name)
-    sheet = device.datasheet
-    wide = sheet.model_copy(update={"bandwidth": 2 * sheet.bandwidth})
-    strong = sheet.model_copy(update={"flops": {key: 2 * rate for key, rate in sheet.flops.items()}})
-    one = call(work, dtype=dtype)
-    for better in (wide, strong):
-        assert device_seconds(one, device.model_copy(update={"datasheet": better})) <= device_seconds(one, device)
 
 
 @given(walks(), device_names)
