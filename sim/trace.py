@@ -27,7 +27,7 @@ from minimodels.sim.formulas import ATTENTION, category, operator, run, work_of
 from minimodels.sim.knots import visit
 from minimodels.sim.no_dynamo import no_dynamo
 from minimodels.sim.progress import Advance, silent
-from minimodels.sim.traffic import tensors_in
+from minimodels.sim.traffic import held_inside, tensors_in
 
 Estimate = Callable[[Sequence[Call]], float]
 
@@ -69,6 +69,7 @@ class _Memo:
     view: bool
     category: str
     category_in_core: str
+    inside: int  # bytes alive only while it runs
 
 
 class Walk(TorchDispatchMode):
@@ -205,7 +206,8 @@ class Walk(TorchDispatchMode):
         dtype = next((t.dtype for t in (*inputs, *outputs) if t.dtype.is_floating_point), torch.int64)
         shapes = tuple(tuple(t.shape) for t in inputs)
         categories = [category(name, work, in_core) for in_core in (False, True)]
-        return _Memo(work, specs, returns, name, shapes, str(dtype).removeprefix("torch."), view, *categories)
+        kind = str(dtype).removeprefix("torch.")
+        return _Memo(work, specs, returns, name, shapes, kind, view, *categories, inside=held_inside(work, kind))
 
     def _record(self, memo: _Memo, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         place, work, storages = self._place, memo.work, self.storages
@@ -225,7 +227,7 @@ class Walk(TorchDispatchMode):
                 attention=place.core,
                 reads=reads,
                 writes=writes,
-                live=storages.live + work.workspace,
+                live=storages.live + memo.inside,
                 steps=self._steps,
             )
         )

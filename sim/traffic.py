@@ -69,6 +69,20 @@ def reordered(x: Tensor, weight: Tensor) -> tuple[int, int]:
     return of_x, of_weight
 
 
+def held_inside(work: Work, dtype: str) -> int:
+    """Bytes alive while an operator runs, beside its arguments and results: its workspace, and what cuDNN reorders.
+
+    For tensor cores it copies input and weight of a channels-first convolution into its own workspace. Source: names
+    of its kernels (nchwToNhwcKernel); mit-han-lab/patch_conv on the memory of VAE decoders.
+    """
+    conv, target = work.conv, choice().target
+    tf32 = target.startswith("sm") and int(target.removeprefix("sm")) >= 80
+    cores = dtype in ("float16", "bfloat16") or dtype == "float32" and tf32
+    if conv is None or conv.channels_last or conv.backward or target == "cpu" or not cores:
+        return work.workspace
+    return work.workspace + conv.input + conv.weight
+
+
 def copying(work: Work, *copies: int) -> Work:
     """The work, after copies of some arguments of these bytes: the copies are read in their place."""
     copied, launches = sum(copies), work.launches + sum(size > 0 for size in copies)
