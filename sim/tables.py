@@ -145,7 +145,7 @@ def _headline(profile: Profile) -> Iterable[str]:
         if quantity.unit not in ("B/s", "1"):
             stage = quantity.label if quantity.label in ("prefill", "decode") else None
             error = error_of(op for op in profile.ops if stage in (None, op.stage))
-            value += "" if error is None else f" ± {units.percent(error)}"
+            value += "" if error is None else f" {error}"
         yield value if quantity.unit.startswith("s/") else f"{quantity.label} {value}"
 
 

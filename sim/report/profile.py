@@ -126,7 +126,7 @@ def _lead(profile: Profile) -> list[tuple[str, str]]:
         found.append((quantity.label, units.written(quantity.value, quantity.unit)))
     error = error_of(profile.ops)
     if error is not None:
-        found.append(("off by, likely", f"± {units.percent(error)}"))
+        found.append(("off by, likely", str(error)))
     found.append(("memory", tables.fit(profile)))
     return [(name, value) for name, value in found if value]
 
