@@ -100,7 +100,7 @@ def product(
     sustained = flops / (constants.gemm_sustained * peak)
     taken = max(float(seconds[best]), sustained)
     times = {"launch": floor, "tensor": float(compute[best]), "l2": float(load[best]), "memory": streamed}
-    times["waves"] = float(block[best])
+    times["waves" if block[best] > 2 * streamed else "memory"] = max(streamed, float(block[best]))
     bound = "tensor" if sustained == taken else max(times, key=times.__getitem__)
     if bound == "tensor" and float(rounds[best]) < 0.5 * float(np.ceil(rounds[best])):
         bound = "waves"

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from minimodels.kernels.work import Kernel, Work
 from minimodels.sim import device as devices
 from minimodels.sim.call import Call
+from minimodels.sim.cost import predict
 from minimodels.sim.cost.attention import KERNELS
 from minimodels.sim.device import Device
-from tests.sim.cost_cases import NAMES, attention, call, convolution, device_seconds, pointwise, product
+from tests.sim.cost_cases import A100, NAMES, attention, call, convolution, device_seconds, pointwise, product
 
 device_names = st.sampled_from(NAMES)
 dtypes = st.sampled_from(["float16", "float32"])
@@ -129,6 +130,11 @@ def test_a_product_of_few_tiles_is_not_slowed_by_more_compute_units(name: str, s
     device = devices.load(name)
     wide = _better(device)[2]
     assert device_seconds(call(product(*shape)), wide) <= device_seconds(call(product(*shape)), device)
+
+
+def test_a_product_whose_few_tiles_leave_the_memory_idle_is_not_called_memory_bound() -> None:
+    small, large = predict([call(convolution(128, 1280, 1280)), call(product(1, 11008, 4096))], A100, "graph")
+    assert (small.bound, large.bound) == ("waves", "memory")
 
 
 def test_only_square_windows_of_three_with_stride_one_are_taken_to_winograds_algorithm() -> None:
