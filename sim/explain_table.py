@@ -30,8 +30,9 @@ BOUNDS = {
 }
 NOTE = (
     "±: the median error of such kernels on measurements kept out of the fit, larger where constants come from another "
-    "GPU or a datasheet; no bound. Errors of a category add up, those of different ones as squares. The host is that of lean "
-    f"code: the bar of the whole reaches up to a pipeline that spends {PYTHON:g} times as long on the host, as diffusers did in 2023."
+    "GPU or a datasheet; no bound. Errors of a category add up, those of different ones as squares. The host is that "
+    f"of lean code: the bar of the whole reaches up to a pipeline that spends {PYTHON:g} times as long on the host, as "
+    "diffusers did in 2023."
 )
 
 
