@@ -27,7 +27,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from minimodels.kernels.work import Conv, Work
+from minimodels.kernels.work import Conv, Work, is_direct
 from minimodels.sim.call import Call, L2State
 from minimodels.sim.cost.base import ONE_BY_ONE
 from minimodels.sim.truth_attention import attention_calls
@@ -183,12 +183,12 @@ def _conv(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kerne
         raise Unpredicted("the window is larger than the image")
     size, taps, pixels = int(SIZES[dtype]), window[0] * window[1], batch * out[0] * out[1]
     x, weight, y = size * batch * channels * height * width, size * channels * filters * taps, size * pixels * filters
-    flops = 2 * pixels * channels * filters * taps
+    flops, direct = 2 * pixels * channels * filters * taps, is_direct(window, stride)
     if phase == "conv2d bwd-data":
-        conv = Conv(filters, y, weight, x, True, False, backward=True)
+        conv = Conv(filters, y, weight, x, True, False, True, direct)
         gemm = (1, batch * height * width, channels, -(-filters * taps // (stride[0] * stride[1])))
     else:
-        gemm, conv = (1, pixels, filters, channels * taps), Conv(channels, x, weight, y, True, False)
+        gemm, conv = (1, pixels, filters, channels * taps), Conv(channels, x, weight, y, True, False, direct=direct)
     exact = "sgemm" in pairs.get("kernel", "") or "scudnn" in pairs.get("kernel", "")  # no TF32 in these kernels
     work = Work("conv", flops, conv.input + weight, conv.output, gemm=gemm, conv=conv)
     one = call(work, dtype)
