@@ -214,7 +214,8 @@ def _figure(rows: Sequence[Row], device: Device) -> Any:
         Panel("Average memory access time", y=clocks),
         Panel("Memory bandwidth", y="GB/s"),
     )
-    made, axes = figure(*panels, height=2.9, columns=2)
+    said = f"Caches and instructions modelled for an {units.printable(device.title)}, times simulated"
+    made, axes = figure(*panels, height=2.9, columns=2, above=said)
     values = (
         lambda row: row.counts.l1_mpki,
         lambda row: row.counts.l2_mpki,
@@ -243,6 +244,6 @@ def _figure(rows: Sequence[Row], device: Device) -> Any:
     labels = [f"{role}, caches cold" for role in ROLES]
     bars = [h for h in handles if not hasattr(h, "get_markersize")]
     marks = [h for h in handles if hasattr(h, "get_markersize")]
-    made.legend([*bars, *marks[:1]], [*labels, "L2 as the kernels before left it"], loc="outside upper center", ncol=3,
+    made.legend([*bars, *marks[:1]], [*labels, "L2 as the kernels before left it"], loc="outside lower center", ncol=3,
                 frameon=False, fontsize=9)  # fmt: skip
     return made

@@ -35,8 +35,8 @@ class Cell:
     marked: bool = False
 
 
-def figure(*panels: Panel, height: float = 4.0, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    """A figure and its axes, row by row; height: inches of a row."""
+def figure(*panels: Panel, height: float = 4.0, columns: int = 1, above: str = "") -> tuple[Figure, Sequence[Axes]]:
+    """A figure and its axes, row by row; height: inches of a row; above: what is said of all panels."""
     from matplotlib.figure import Figure
 
     rows = -(-len(panels) // columns)
@@ -48,6 +48,8 @@ def figure(*panels: Panel, height: float = 4.0, columns: int = 1) -> tuple[Figur
         axes.set_title(panel.title, fontsize=10)
     for axes in grid[len(panels) :]:
         axes.remove()
+    if above:
+        made.suptitle(above, fontsize=10)
     return made, grid[: len(panels)]
 
 
@@ -79,20 +81,48 @@ def name_points(
     room = 0.86 * WIDTH, 0.78 * made.get_size_inches()[1] / len(made.get_axes())  # inches that the axes will have
     to_share = axes.transScale + axes.transLimits
     at = {name: to_share.transform(point) * room for name, point in points.items()}
-    taken = [(2.0, _around(*at[name])) for name in at]
-    taken += [(0.4, _around(*to_share.transform(point) * room, reach=0.04)) for point in avoid]
-    line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
-    for name, (x, y) in at.items():
-        dx, dy, box = _spot(x, y, 0.0078 * size * len(name), 0.0165 * size, room, taken)
-        taken += [(2.0, box), *((1.0, _around(x + share * dx, y + share * dy, 0.02)) for share in WAY)]
+    fixed = [(2.0, *_around(*at[name])) for name in at]
+    fixed += [(0.4, *_around(*to_share.transform(point) * room, reach=0.04)) for point in avoid]
+    spots = _spots(at, size, room, fixed)
+    line: dict[str, Any] = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+    for name in points:
+        dx, dy = spots[name]
         side = "left" if dx > 0.01 else "right" if dx < -0.01 else "center"
         look: dict[str, Any] = {"ha": side, "va": "center", "fontsize": size, "zorder": 5}
-        joined = line if hypot(dx, dy) > 0.18 else None
+        ends = {"relpos": ({"left": 0.0, "right": 1.0, "center": 0.5}[side], 0.5)}  # where the line meets the name
+        joined = line | ends if hypot(dx, dy) > 0.18 else None
         axes.annotate(name, points[name], (72 * dx, 72 * dy), textcoords="offset points", arrowprops=joined, **look)
 
 
+def _spots(
+    at: Mapping[str, Any], size: float, room: tuple[float, float], fixed: Sequence[Taken]
+) -> dict[str, tuple[float, float]]:
+    """How far each name goes from its point: of several orders of placing them the one in which all cost least."""
+    names = list(at)
+    orders = [names[start:] + names[:start] for start in range(0, len(names), -(-len(names) // ORDERS))]
+    return min((_placed(order, at, size, room, fixed) for order in orders), key=lambda placed: placed[0])[1]
+
+
+def _placed(
+    order: Sequence[str], at: Mapping[str, Any], size: float, room: tuple[float, float], fixed: Sequence[Taken]
+) -> tuple[float, dict[str, tuple[float, float]]]:
+    """The names placed in an order, then each again in view of all others; what that costs in all."""
+    own: dict[str, list[Taken]] = {}
+    costs: dict[str, float] = {}
+    found: dict[str, tuple[float, float]] = {}
+    for _, name in product(range(ROUNDS), order):
+        x, y = at[name]
+        taken = [*fixed, *(item for other, items in own.items() if other != name for item in items)]
+        costs[name], dx, dy, box = _spot(x, y, 0.0078 * size * len(name), 0.0165 * size, room, taken)
+        own[name] = [(2.0, *box), *((1.0, *_around(x + share * dx, y + share * dy, 0.02)) for share in WAY)]
+        found[name] = dx, dy
+    return sum(costs.values()), found
+
+
+ROUNDS, ORDERS = 3, 5  # of placing names
 WAY = tuple(step / 16 for step in range(1, 16))  # shares of the way from a point to its name
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in inches
+Taken = tuple[float, float, float, float, float]  # what it costs to cover a box, and the box
 
 
 def _around(x: float, y: float, reach: float = 0.06) -> Box:
@@ -100,33 +130,44 @@ def _around(x: float, y: float, reach: float = 0.06) -> Box:
 
 
 def _spot(
-    x: float, y: float, wide: float, high: float, room: tuple[float, float], taken: Sequence[tuple[float, Box]]
-) -> tuple[float, float, Box]:
-    """How far from (x, y) a text goes, and the box it takes: where distance and what it covers cost least.
+    x: float, y: float, wide: float, high: float, room: tuple[float, float], taken: Sequence[Taken]
+) -> tuple[float, float, float, Box]:
+    """What a text costs, how far from (x, y) it goes, and the box it takes: where distance and what it covers cost
+    least.
 
-    taken: boxes, each with what covering it costs; room: of the axes, in inches.
+    taken: what covering a box costs, and the box; room: of the axes, in inches.
     """
-    others = [(cost, box) for cost, box in taken if not _holds(box, x, y)]
+    import numpy as np
+
+    costs, *sides = np.array(taken).T
+    left, bottom, right, top = sides
+    others = np.where((left < x) & (x < right) & (bottom < y) & (y < top), 0.0, costs / 2)
+    ways = np.array(WAY)[:, None]
     found: list[tuple[float, float, float, Box]] = []
     for distance, angle in product((0.11, 0.2, 0.32, 0.46, 0.62), range(0, 360, 15)):
         dx, dy = distance * cos(radians(angle)), distance * sin(radians(angle))
-        left = x + dx - (0 if dx > 0.01 else wide if dx < -0.01 else wide / 2)
-        box = left, y + dy - high / 2, left + wide, y + dy + high / 2
-        cost = distance + 0.1 * abs(sin(radians(angle)))
-        cost += sum(cost for cost, other in taken if _overlap(box, other))
-        cost += sum(cost / 2 for cost, other in others if any(_holds(other, x + s * dx, y + s * dy) for s in WAY))
+        start = x + dx - (0 if dx > 0.01 else wide if dx < -0.01 else wide / 2)
+        box = start, y + dy - high / 2, start + wide, y + dy + high / 2
+        covered = (left < box[2]) & (box[0] < right) & (bottom < box[3]) & (box[1] < top)
+        across, along = x + ways * dx, y + ways * dy
+        crossed = ((left < across) & (across < right) & (bottom < along) & (along < top)).any(axis=0)
+        cost = distance + 0.1 * abs(sin(radians(angle))) + float(costs[covered].sum() + others[crossed].sum())
         if box[0] < 0 or box[1] < 0 or box[2] > room[0] or box[3] > room[1]:
             cost += 5
         found.append((cost, dx, dy, box))
-    return min(found)[1:]
+    return min(found)
 
 
-def _holds(box: Box, x: float, y: float) -> bool:
-    return box[0] < x < box[2] and box[1] < y < box[3]
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def dots(axes: Axes, rows: Mapping[str, Mapping[str, float]], looks: Mapping[str, Mapping[str, Any]]) -> None:
+    """A line for every row, from the top, with a mark for each of its values; looks: of the kinds of values."""
+    names = list(rows)
+    for place, name in enumerate(names):
+        axes.axhline(place, color="#E5E5E5", linewidth=0.8, zorder=0)
+        for kind, value in rows[name].items():
+            axes.plot([value], [place], linestyle="", **looks[kind])
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -1.1)
+    axes.tick_params(axis="y", length=0)
 
 
 def cells(title: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], notes: Sequence[str]) -> Figure:

@@ -6,17 +6,17 @@ The study times kernels (section III, Tools), and so do both: an eager run's wai
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
 
 from minimodels.sim import units, views
-from minimodels.sim.paper.breakdown import scores, seconds, shares
-from minimodels.sim.paper.draw import Panel, figure
+from minimodels.sim.paper import categories
+from minimodels.sim.paper.breakdown import scores, seconds
+from minimodels.sim.paper.draw import Panel, figure, name_points
 from minimodels.sim.paper.result import Result, Score
-from minimodels.sim.paper.study import STAND_IN, Study
-from minimodels.sim.profile import CATEGORIES, Profile
+from minimodels.sim.paper.study import STAND_IN, Study, where
+from minimodels.sim.profile import Profile
 
 PUBLISHED = {"LLaMA": 1.52, "Imagen": 1.22, "StableDiffusion": 1.67, "Muse": 1.11, "Parti": 1.17, "Prod Image": 1.04,
              "MakeAVideo": 1.06, "Phenaki": 1.15}  # fmt: skip
@@ -79,10 +79,11 @@ def table2(study: Study) -> Result:
                   value - PUBLISHED[name], why)
         )  # fmt: skip
     found += [_spread(ours), _smaller(ours, rows)]
+    rank = spearman(list(ours.values()), [PUBLISHED[name] for name in ours])
     return Result(
-        _table2_figure(ours),
+        _table2_figure(ours, rank, where(study.profile("LLaMA"))),
         ("workload", "setting", "ours", "published", "removed share, ours less published"),
-        rows,
+        [*rows, ("all", "rank correlation of ours with the published", rank, "", "")],
         found,
     )
 
@@ -140,66 +141,28 @@ def _others(study: Study, name: str) -> Iterator[tuple[str, float]]:
         yield said, seconds(before) / seconds(after)
 
 
-def _table2_figure(ours: dict[str, float]) -> Any:
+def _table2_figure(ours: dict[str, float], rank: float, said: str) -> Any:
     values = list(ours.values())
     near = sum(abs(removed(value) - removed(PUBLISHED[name])) <= NEAR for name, value in ours.items())
-    rank = spearman(values, [PUBLISHED[name] for name in ours])
-    made, (axes,) = figure(Panel("Share of the time that FlashAttention removes (%)"))
-    for name, value in ours.items():
-        x, y = 100 * removed(PUBLISHED[name]), 100 * removed(value)
-        axes.plot([x], [y], "o", color="#0072B2")
-        axes.annotate(f"{name} {units.times(value)}", (x, y), xytext=(6, -3), textcoords="offset points", fontsize=8)
+    title = f"{near} of {len(ours)} within {100 * NEAR:g} points (grey); rank correlation {rank:.2f}"
+    made, (axes,) = figure(
+        Panel(title, "published: share of the time removed (%)", "ours: share of the time removed (%)"),
+        height=4.6, above=f"What FlashAttention removes (beside the names: our speed-up), {said}",
+    )  # fmt: skip
+    spots = {
+        f"{name} {units.times(value)}": (100 * removed(PUBLISHED[name]), 100 * removed(value))
+        for name, value in ours.items()
+    }
+    axes.plot(*zip(*spots.values(), strict=True), "o", color="#0072B2")
     most = 100 * max(map(removed, (*values, *PUBLISHED.values()))) + 5
     axes.plot([0, most], [0, most], color="#555555", linewidth=1)
     axes.fill_between([0, most], [-5, most - 5], [5, most + 5], color="#BBBBBB", alpha=0.4, linewidth=0)
-    axes.set(xlim=(0, most), ylim=(0, most), xlabel="published, %", ylabel="ours, %")
-    axes.set_title(f"{near} of {len(ours)} within 0.05 (grey); rank correlation {rank:.2f}", fontsize=10)
+    axes.set(xlim=(0, most), ylim=(0, most))
+    name_points(axes, spots, [(share, share) for share in np.linspace(0, most, 100)])
     return made
 
 
 def fig7(study: Study) -> Result:
     """Where the time goes with attention written out and with FlashAttention, in both readings."""
     pairs = dict(_pairs(study))
-    rows: list[tuple[Any, ...]] = []
-    for name, reading in product(pairs, views.READINGS):
-        for way, profile in zip(("baseline", "flash"), pairs[name], strict=True):
-            scale = seconds(profile) / seconds(pairs[name][0])
-            rows += [
-                (name, reading, way, category, share, share * scale)
-                for category, share in shares(profile, reading).items()
-            ]
-    header = ("workload", "reading", "attention", "category", "share of its time", "share of the baseline's time")
-    return Result(_fig7_figure(pairs), header, rows, list(scores(pairs)))
-
-
-def _fig7_figure(pairs: dict[str, tuple[Profile, Profile]]) -> Any:
-    made, panels = figure(
-        *(
-            Panel(f"Time by category, {reading}: left with attention written out, right with FlashAttention")
-            for reading in views.READINGS
-        ),
-        height=3.6,
-    )
-    present = set[str]()
-    for axes, reading in zip(panels, views.READINGS, strict=True):
-        for place, (before, after) in enumerate(pairs.values()):
-            for shift, profile in ((-0.2, before), (0.2, after)):
-                bottom, scale = 0.0, seconds(profile) / seconds(before)
-                for category, share in shares(profile, reading).items():
-                    present.add(category)
-                    height = 100 * share * scale
-                    axes.bar(
-                        place + shift,
-                        height,
-                        0.36,
-                        bottom,
-                        color=units.COLOURS[category],
-                        edgecolor="white",
-                        linewidth=0.4,
-                    )
-                    bottom += height
-        axes.set_xticks(range(len(pairs)), list(pairs), fontsize=8)
-        axes.set_ylabel("% of the baseline's time")
-    handles = [panels[0].bar(0, 0, color=units.COLOURS[name], label=name) for name in CATEGORIES if name in present]
-    made.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
-    return made
+    return Result(categories.picture(pairs), categories.HEADER, categories.rows(pairs), list(scores(pairs)))

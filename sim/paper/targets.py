@@ -101,7 +101,8 @@ def run(names: Sequence[str], study: Study, folder: Path, force: bool = False) -
         finished.mark(folder, name, None)
         result = TARGETS[name](study)
         if study.lengths:
-            result.figure.suptitle(textwrap.fill(hypothetical(study), 100), fontsize=10)
+            said = result.figure.get_suptitle(), textwrap.fill(hypothetical(study), 100)
+            result.figure.suptitle("\n".join(filter(None, said)), fontsize=10)
         for extension in (".png", ".svg"):
             figures.save(result.figure, folder / f"{name}{extension}")
         write_whole(folder / f"{name}.csv", result.table().encode())

@@ -14,10 +14,10 @@ from itertools import product
 from typing import Any
 
 from minimodels.sim import units
-from minimodels.sim.paper.draw import CYCLE, Panel, figure, log_axes
+from minimodels.sim.paper.draw import CYCLE, Panel, dots, figure, log_axes
 from minimodels.sim.paper.frames import by_count
 from minimodels.sim.paper.result import Result, Score
-from minimodels.sim.paper.study import Study, kernel_seconds
+from minimodels.sim.paper.study import Study, kernel_seconds, where
 from minimodels.sim.profile import Op, Profile
 
 ROLES = ("spatial", "temporal")
@@ -28,7 +28,18 @@ READINGS: dict[str, Callable[[Op], bool]] = {
     "core and copies": lambda op: op.attention is not None,
     "module": lambda op: True,
 }
-MARKERS = {"baseline": "o", "flash": "s", "flash in space": "^"}
+WAYS = {
+    "baseline": "written out", "flash": "FlashAttention", "flash in space": "FlashAttention in space alone",
+    "all": "however computed",
+}  # fmt: skip
+LOOKS: dict[str, dict[str, Any]] = {
+    kind: {"marker": marker, "color": colour, "markersize": 6}
+    for kind, marker, colour in zip(WAYS, "os^D", (CYCLE[1], CYCLE[0], CYCLE[2], CYCLE[6]), strict=True)
+}
+RING: dict[str, Any] = {
+    "marker": "o", "markersize": 11, "color": "black", "markerfacecolor": "none", "linestyle": "",
+}  # fmt: skip
+PUBLISHED: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": "--", "zorder": 1}
 TIMES, FEWER = 2.0, 9.0  # what the study states: temporal over spatial time, spatial over temporal FLOPs
 FRAMES = tuple(range(4, 129, 4))
 
@@ -49,9 +60,14 @@ class Ratio:
         """How far it is from what the study states, in factors of 2 and 9."""
         return max(self.slower / TIMES, TIMES / self.slower) * max(self.fewer / FEWER, FEWER / self.fewer)
 
+    @property
+    def row(self) -> str:
+        """What is looked at, but for how it was computed."""
+        place = self.stages if self.side is None else f"{self.stages} at {self.side} x {self.side}"
+        return f"{place}, {self.reading}"
+
     def __str__(self) -> str:
-        where = self.stages if self.side is None else f"{self.stages} at {self.side} x {self.side}"
-        return f"{where}, {self.reading}, {self.attention}"
+        return f"{self.row}, {self.attention}"
 
 
 def role_of(op: Op) -> str | None:
@@ -131,30 +147,44 @@ def fig12(study: Study) -> Result:
     rows += [(DECODER, "core", "by count", "", frames, "", fewer, "") for frames, fewer in counts.items()]
     header = ("stages", "reading", "attention", "side in tokens", "frames", "temporal over spatial time",
               "spatial over temporal FLOPs", "temporal over spatial time per FLOP")  # fmt: skip
-    return Result(_figure(found, counts), header, rows, list(_scores(found, nearest, ways(pair))))
+    made = _figure(found, nearest, counts, where(after))
+    return Result(made, header, rows, list(_scores(found, nearest, ways(pair))))
 
 
-def _figure(found: list[Ratio], counts: dict[int, float]) -> Any:
-    made, (times, curve) = figure(
-        Panel("Temporal against spatial attention", "spatial over temporal FLOPs", "temporal over spatial time"),
-        Panel("The same by count, over frames", "frames", "spatial over temporal FLOPs of cores"),
-        height=3.8,
+def _figure(found: list[Ratio], nearest: Ratio, counts: dict[int, float], said: str) -> Any:
+    """Three ratios in every reading, the published ones and the reading nearest to them marked, and one by frames."""
+    made, (slower, fewer, rate, curve) = figure(
+        Panel("Temporal over spatial time"), Panel("Spatial over temporal FLOPs"),
+        Panel("Temporal over spatial time per FLOP"), Panel("Spatial over temporal FLOPs, by count", "frames"),
+        height=3.1, columns=2, above=f"Temporal against spatial attention of Make-A-Video, {said}",
     )  # fmt: skip
-    kinds = list(dict.fromkeys((ratio.reading, ratio.attention) for ratio in found))
-    for kind, colour in zip(kinds, CYCLE, strict=False):
-        points = [ratio for ratio in found if (ratio.reading, ratio.attention) == kind]
-        marker = MARKERS[kind[1]]
-        times.plot([p.fewer for p in points], [p.slower for p in points], marker, color=colour, label=", ".join(kind))
-    times.plot([FEWER], [TIMES], "*", color="black", markersize=12, label="published")
-    log_axes(times)
-    times.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
-    curve.plot(list(counts), list(counts.values()), color=CYCLE[0])
-    curve.axhline(FEWER, color="#555555", linewidth=1, linestyle="--")
-    curve.annotate(
-        "published: 9 x fewer", (FRAMES[-1], FEWER), xytext=(0, 4), textcoords="offset points", ha="right", fontsize=8
-    )
+    rows = [*dict.fromkeys(ratio.row for stages in STAGES for ratio in found if ratio.stages == stages)]
+    values = {slower: lambda r: r.slower, fewer: lambda r: r.fewer, rate: lambda r: r.slower * r.fewer}
+    for axes, value in values.items():
+        kind = "all" if axes is fewer else None  # FLOPs are the same however they are computed
+        dots(axes, {row: {kind or r.attention: value(r) for r in found if r.row == row} for row in rows}, LOOKS)
+        log_axes(axes, y=False)
+        at = value(nearest), rows.index(nearest.row)
+        axes.plot(*([x] for x in at), **RING)
+        axes.annotate(f"{at[0]:#.3g}", at, (0, -12), textcoords="offset points", fontsize=8, ha="center", va="center")
+    fewer.set_yticklabels([])
+    curve.plot(list(counts), list(counts.values()), color=CYCLE[6])
+    curve.axhline(FEWER, **PUBLISHED)
+    for axes, published in ((slower, TIMES), (fewer, FEWER)):
+        axes.axvline(published, **PUBLISHED, ymax=0.94)
+        axes.annotate(f"{published:g}", (published, 0.95), xycoords=("data", "axes fraction"), ha="center", fontsize=8)
     log_axes(curve, x=False)
+    _legend(made)
     return made
+
+
+def _legend(made: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], linestyle="", label=name, **LOOKS[kind]) for kind, name in WAYS.items()]
+    handles.append(Line2D([], [], label="published", **PUBLISHED))
+    handles.append(Line2D([], [], label="the reading nearest to what is published", **RING))
+    made.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
 def _scores(found: list[Ratio], nearest: Ratio, ops_of: dict[str, list[Op]]) -> Iterator[Score]:

@@ -33,7 +33,8 @@ Steps = Mapping[tuple[float, int, int], Prediction]  # by network, samples per G
 
 
 def fig6(study: Study) -> Result:
-    """Compute, communication and what of it is not hidden, by number of GPUs, batch and network."""
+    """Compute, communication and what of it is not hidden, by number of GPUs and network at four samples per GPU; the
+    table has smaller and larger batches."""
     found = {
         (network, batch, made.gpus): made
         for network in NETWORKS
@@ -61,13 +62,12 @@ def _run(study: Study, batch: int) -> Run:
 def _picture(found: Steps) -> Any:
     titles = [f"{network:g} Gbit/s per GPU ({whose})" for network, whose in NETWORKS.items()]
     lanes = [f"The step on {GPUS[-1]} GPUs, {network:g} Gbit/s" for network in NETWORKS]
-    made, axes = figure(
-        *(Panel(text, "GPUs (nodes)", "ms") for text in titles), *(Panel(text, "ms") for text in lanes),
-        height=3.2, columns=2,
-    )  # fmt: skip
     first = next(iter(found.values()))
     said = f"Stable Diffusion under FSDP, {BATCH} samples per GPU, two networks between nodes of {collectives.NODE}"
-    made.suptitle(f"{said}\n{where(first.profile)}", fontsize=10)
+    made, axes = figure(
+        *(Panel(text, "GPUs (nodes)", "ms") for text in titles), *(Panel(text, "ms") for text in lanes),
+        height=3.2, columns=2, above=f"{said}\n{where(first.profile)}",
+    )  # fmt: skip
     for column, network in enumerate(NETWORKS):
         _bars(axes[column], [found[network, BATCH, gpus] for gpus in GPUS])
         _lanes(axes[2 + column], found[network, BATCH, GPUS[-1]])
