@@ -1,4 +1,4 @@
-"""The picture of Fig. 8: sequence lengths, and below two of them the memory bandwidth and the L2 misses of the calls."""
+"""The picture of Fig. 8: sequence lengths, and of two models the bandwidth and the L2 misses of the same calls."""
 
 from __future__ import annotations
 
