@@ -13,6 +13,7 @@ from typing import Any
 from minimodels import loader
 from minimodels.sim import units, views
 from minimodels.sim.profile import Profile
+from minimodels.sim.sentences import sentences
 from minimodels.sim.views import Totals
 
 ABOUT = ("name", "title", "family", "paper", "published")  # keys that are no architecture
@@ -84,7 +85,13 @@ def as_json(found: Comparison) -> dict[str, Any]:
         asdict(row) | {"values": [None if v is None else int(v) if v == int(v) else float(v) for v in row.values]}
         for row in found.rows
     ]
-    return {"names": found.names, "differences": [asdict(one) for one in found.differences], "rows": rows}
+    said = [sentences(profile) for profile in found.profiles]
+    return {
+        "names": found.names,
+        "sentences": said,
+        "differences": [asdict(one) for one in found.differences],
+        "rows": rows,
+    }
 
 
 def _ordered(table: list[Row]) -> list[Row]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from minimodels.sim import units
 from minimodels.sim.cells import at_least, table_of
 from minimodels.sim.comparison import Comparison, Difference, Row
+from minimodels.sim.sentences import sentences
 from minimodels.sim.tables import MOVEMENT, fit, warnings
 
 WRITE: dict[str, Callable[[Any], str]] = {
@@ -29,12 +30,14 @@ MANY = 40  # differences that are listed
 
 
 def report(found: Comparison) -> Group:
-    """Two or more variants: what each is, what differs, and what that does, the biggest change first."""
+    """Two or more variants: what each is, what differs, what bounds each, then sums, the biggest change first."""
     letters = [chr(ord("A") + i) if i < 26 else f"P{i + 1}" for i in range(len(found.names))]
     columns = list(zip(letters, found.names, found.profiles, strict=True))
     legend = [f"{letter}  {name}: {fit(profile)}" for letter, name, profile in columns]
     legend += [f"{letter}  {line}" for letter, _, profile in columns for line in warnings(profile)]
-    legend += ["", *_different(found.differences), RATIOS, MOVEMENT]
+    legend += ["", *_different(found.differences)]
+    legend += [f"{letter}: {' '.join(sentences(profile))}" for letter, _, profile in columns]
+    legend += ["", RATIOS, MOVEMENT]
     two = len(letters) == 2
     table = table_of("", *letters, *(["B - A"] if two else []))
     for title, rows in sections(found):

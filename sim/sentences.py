@@ -1,4 +1,4 @@
-"""What a person wants to be told of a profile: where the time goes, in one or two sentences, and why."""
+"""What a person wants to be told of a profile: where the time goes, in a few sentences, and why."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from minimodels.sim import units
 from minimodels.sim.call import Call
 from minimodels.sim.profile import Op, Profile
 from minimodels.sim.views import Totals, grouped, totals
+
+PACE = 0.98  # of the time of a stage that launching must take for the host to set its pace
 
 
 def weight_bytes(op: Op | Call) -> int | None:
@@ -86,14 +88,50 @@ def _why(profile: Profile, pair: tuple[str, str], part: Totals) -> str:
     return reasons[bound]()
 
 
+def _launching(profile: Profile, stage: str) -> tuple[float, float] | None:
+    """Seconds that the host launches a stage and that the device works on it, if the host sets its pace.
+
+    None where the device does, or where nobody knows how long launching takes (a measured profile).
+    """
+    ops = [op for op in profile.ops if op.stage == stage]
+    host = [None if op.host_seconds is None else op.weight * op.host_seconds for op in ops]
+    known = math.fsum(seconds for seconds in host if seconds is not None)
+    if None in host or known < PACE * totals(ops).known_seconds:
+        return None
+    return known, math.fsum(op.weight * (op.device_seconds or 0) for op in ops)
+
+
+def _paced(profile: Profile, stage: str, host: float, device: float) -> list[str]:
+    """That a faster device would gain nothing, what would, and what the device does meanwhile."""
+    name, busy = stage.replace("_", " "), units.seconds(device)
+    found = [
+        f"The host sets the pace of the {name} stage: it launches for {units.seconds(host)}, the device works {busy}.",
+        "Faster memory or arithmetic gains nothing there; CUDA graphs (--mode graph) take the host out.",
+    ]
+    alone = [(op, None if op.bound == "host" else op.bound) for op in profile.ops]  # the device, without its waits
+    ops = tuple(op.model_copy(update={"gap_seconds": 0.0, "bound": bound}) for op, bound in alone)
+    parts = grouped([op for op in ops if op.stage == stage], lambda op: (op.stage, op.category))
+    pair, part = max(parts.items(), key=lambda item: item[1].known_seconds)
+    if device:
+        why = _why(profile.model_copy(update={"ops": ops}), pair, part)
+        found.append(f"Of the device's work, {units.percent(part.known_seconds / device)} is {pair[1]}{why}.")
+    return found
+
+
 def sentences(profile: Profile) -> list[str]:
-    """One or two sentences on where the time goes and why."""
+    """Up to three sentences on where the time goes and why."""
     whole = totals(profile.ops)
     if whole.untimed:
         return [f"The time of {whole.untimed} of {len(profile.ops)} operators is unknown: no shares can be given."]
     parts = grouped(profile.ops, lambda op: (op.stage, op.category))
+    ordered = sorted(parts.items(), key=lambda item: -item[1].known_seconds)[:2]
+    if ordered and whole.known_seconds:
+        stage = ordered[0][0][0]
+        pace = _launching(profile, stage)
+        if pace:
+            return _paced(profile, stage, *pace)
     found: list[str] = []
-    for pair, part in sorted(parts.items(), key=lambda item: -item[1].known_seconds)[:2]:
+    for pair, part in ordered:
         if part.known_seconds and whole.known_seconds:
             what = f"{pair[1]} in the {pair[0].replace('_', ' ')} stage{_why(profile, pair, part)}."
             taken = units.percent(part.known_seconds / whole.known_seconds)

@@ -62,6 +62,11 @@ def on(profile: Profile, **device: Any) -> Profile:
     return profile.model_copy(update={"device": profile.device.model_copy(update=device)})
 
 
+def with_ops(profile: Profile, **changes: object) -> Profile:
+    """`profile` with every operator changed."""
+    return profile.model_copy(update={"ops": tuple(o.model_copy(update=changes) for o in profile.ops)})
+
+
 def image(source: str = "simulated", **run: Any) -> Profile:
     """A text-to-image model, batch 1; times are 3.5 ms + 70 ms + 5.5 ms."""
     ops = _image_ops()

@@ -13,6 +13,7 @@ from minimodels.cli import main
 from minimodels.sim import views
 from minimodels.sim.comparison import Comparison, Difference, compare_profiles
 from minimodels.sim.inventory import counted
+from minimodels.sim.sentences import sentences
 
 TINY = "stable-diffusion-tiny"
 CHANGED = ["unet.levels.1.res_blocks=5", "run.steps=7", "unet.levels.0.channels=36"]
@@ -69,6 +70,13 @@ def test_equal_variants_differ_in_nothing() -> None:
     assert not same.differences and not any(row.change for row in same.rows)
     said = CliRunner().invoke(main, ["compare", TINY, TINY]).stdout
     assert "Nothing differs in the architecture or the run." in said
+
+
+def test_what_bounds_each_variant_is_said() -> None:
+    found = CliRunner(env={"COLUMNS": "400"}).invoke(main, ["compare", TINY, "llama-tiny"]).stdout
+    for letter, name in (("A", TINY), ("B", "llama-tiny")):
+        (line,) = [line for line in found.splitlines() if line.startswith(f"{letter}: ")]
+        assert line.rstrip() == f"{letter}: {' '.join(sentences(simulate(load(name))))}"
 
 
 def test_names_files_and_profiles_are_compared_with_each_other(tmp_path: Path) -> None:

@@ -8,17 +8,9 @@ from fractions import Fraction
 
 import pytest
 
-from minimodels.loader import load
-from minimodels.run import Run
 from minimodels.sim import device, sentences, units, views
 from minimodels.sim.profile import Memory, Profile
-from minimodels.sim.simulate import simulate
-from tests.sim.profiles import attended, image, language, on, op
-
-
-def with_ops(profile: Profile, **changes: object) -> Profile:
-    """`profile` with every operator changed."""
-    return profile.model_copy(update={"ops": tuple(o.model_copy(update=changes) for o in profile.ops)})
+from tests.sim.profiles import attended, image, language, on, op, with_ops
 
 
 def test_a_profile_that_contradicts_itself_is_refused_in_our_words() -> None:
@@ -146,22 +138,6 @@ def test_weights_read_per_step_are_those_of_all_layers() -> None:
     assert sentences.weight_passes(image(), "detokenize", "Convolution") is None
 
 
-@pytest.mark.parametrize(
-    ("category", "name", "shapes", "dtype", "size"),
-    [
-        ("Linear", "aten::linear", ((2, 3), (5, 3)), "float32", 60),
-        ("Linear", "aten::addmm", ((5,), (2, 3), (3, 5)), "torch.float16", 30),
-        ("Convolution", "aten::convolution", ((1, 3, 9, 9), (7, 3, 3, 3)), "bfloat16", 378),
-        ("Linear", "aten::bmm", ((2, 3, 5), (2, 5, 3)), "bfloat16", None),
-        ("Norm", "aten::native_layer_norm", ((2, 3), (3,)), "bfloat16", None),
-        ("Linear", "aten::linear", ((2, 3),), "bfloat16", None),
-        ("Linear", "aten::linear", ((2, 3), (5, 3)), "float8_unknown", None),
-    ],
-)
-def test_weight_bytes(category: str, name: str, shapes: object, dtype: str, size: int | None) -> None:
-    assert sentences.weight_bytes(op("s", category, name, shapes=shapes, dtype=dtype)) == size
-
-
 def test_headline_of_an_image_model_counts_seconds_per_image() -> None:
     each, mfu, bandwidth = views.headline(image(batch=2))
     assert (each.unit, each.value) == ("s/image", pytest.approx(79e-3 / 2))
@@ -185,53 +161,6 @@ def test_headline_of_a_language_model_counts_prefill_and_tokens() -> None:
 def test_utilisation_is_unknown_without_a_peak() -> None:
     profile = on(image(), peak_flops=None)
     assert views.mfu(profile) is None
-
-
-def test_sentences_say_what_is_read_how_often() -> None:
-    first, second = sentences.sentences(image())
-    assert first == "71 % of the time is Linear in the decode stage, memory-bound: 276 B of weights are read 7 times."
-    assert second == "Next, 18 % is Attention in the decode stage, memory-bound: 196 B are moved at 14.0 kB/s."
-
-
-def test_sentences_name_the_waiting() -> None:
-    assert sentences.sentences(language())[1] == "For 12 % of the time the device waits for its next kernel."
-
-
-@pytest.mark.parametrize(
-    ("bound", "reason"),
-    [
-        ("tensor", "compute-bound: 3.86 kFLOP at 69.0 kFLOP/s, 3.4 % of the peak."),
-        ("launch", "launch-bound: 21 kernels of 2.67 ms."),
-        ("host", "host-bound: 21 kernels of 2.67 ms, most of it spent waiting for the host."),
-        ("l2", "bound by the L2 cache: 276 B of weights are read 7 times."),
-        ("waves", "in too few blocks to fill the device: 3.86 kFLOP at 69.0 kFLOP/s, 3.4 % of the peak."),
-    ],
-)
-def test_sentences_give_the_reason_of_each_bound(bound: str, reason: str) -> None:
-    assert sentences.sentences(with_ops(image(), bound=bound))[0].endswith(reason)
-
-
-def test_sentences_of_what_computes_nothing_give_what_it_moves() -> None:
-    idle = with_ops(image(), bound="waves", flops=0)
-    few = "Linear in the decode stage, in too few blocks to fill the device: 3.08 kB are moved at 55.0 kB/s"
-    assert sentences.sentences(idle)[0].endswith(f"{few}, 5.5 % of the bandwidth.")
-    assert sentences.sentences(on(idle, bandwidth=None))[0].endswith(f"{few}.")
-    assert " 0 FLOP" not in " ".join(sentences.sentences(simulate(load("imagen"), Run())))
-
-
-def test_sentences_without_a_bound_judge_by_the_intensity() -> None:
-    profile = with_ops(image(), bound=None)
-    low = f", at {3864 / 3080:.2f} FLOP/B: 276 B of weights are read 7 times."
-    assert sentences.sentences(profile)[0].endswith(f"Linear in the decode stage{low}")
-    balanced = on(profile, bandwidth=2e6)
-    assert sentences.sentences(balanced)[0].endswith("stage: 3.86 kFLOP at 69.0 kFLOP/s, 3.4 % of the peak.")
-    idle = with_ops(profile, flops=0, launches=3)
-    assert sentences.sentences(idle)[0].endswith("decode stage: 63 kernels of 889 µs.")
-
-
-def test_sentences_give_no_share_of_an_unknown_whole() -> None:
-    (only,) = sentences.sentences(with_ops(image(), device_seconds=None))
-    assert only == "The time of 9 of 9 operators is unknown: no shares can be given."
 
 
 def test_smallest_device_that_holds_is_found() -> None:
