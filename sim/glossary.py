@@ -1,11 +1,13 @@
 """What the numbers of a config mean, by the last name of their key, and where they leave a trace in a model.
 
-`where` says how `tour` finds it: in the shape of a weight, in a call of attention, in the steps of a loop, in the
-length of a list of layers; empty where it changes what happens and no size.
+`where` says how `places` finds it: in the shape of a weight, in a call of attention, in the steps of a loop, in the
+length of a list of layers; empty where it changes what happens and no size. `near` are names of modules, of which the
+path of the weight or of the list has to hold one: equal numbers mean different things.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,34 +20,39 @@ class Term:
 
     meaning: str
     where: Where = ""
-    near: str = ""  # names of weights that it is looked for near
+    near: tuple[str, ...] = ()
 
 
 GLOSSARY = {
-    "depth": Term("layers, one behind the other", "layers"),
-    "middle_depth": Term("blocks in the middle of the network", "layers"),
+    "depth": Term("layers, one behind the other", "layers", ("layers", "blocks")),
+    "middle_depth": Term("blocks in the middle of the network", "layers", ("blocks",)),
+    "text.depth": Term("layers that text and image have each their own weights in", "layers", ("joint_layers",)),
     "dim": Term("features of each token", "weight"),
+    "uvit/dim": Term("features of each token", "weight", ("to_layers",)),
+    "uvit/channels": Term("channels of the resolution around the layers", "weight", ("enter", "conv_blocks")),
+    "text.dim": Term("features of each text token", "weight", ("text",)),
+    "image_tokens.dim": Term("features of the embedding that becomes tokens", "weight", ("image_tokens",)),
     "num_heads": Term("heads of attention, each with features of its own", "heads"),
     "stem_num_heads": Term("heads of attention behind the first convolution", "heads"),
     "num_kv_heads": Term("heads of keys and values; fewer than heads of queries share them", "kv_heads"),
     "stage_heads": Term("heads of attention of each stage", "heads"),
     "head_dim": Term("features of one head", "head_dim"),
     "stem_head_dim": Term("features of one head behind the first convolution", "head_dim"),
-    "ff_dim": Term("features inside the feed-forward block", "weight"),
+    "ff_dim": Term("features inside the feed-forward block", "weight", ("feed_forward",)),
     "ff_mult": Term("features inside the feed-forward block, as a multiple of the width"),
-    "vocab": Term("tokens that there are", "weight"),
-    "text_vocab": Term("text tokens that there are", "weight"),
-    "image_vocab": Term("image tokens that there are", "weight"),
-    "condition_vocab": Term("tokens that there are of the smaller image", "weight"),
-    "codebook_size": Term("codes that a token may stand for", "weight"),
-    "code_dim": Term("features of a code", "weight"),
+    "vocab": Term("tokens that there are", "weight", ("embedding", "head")),
+    "text_vocab": Term("text tokens that there are", "weight", ("encoder.embedding",)),
+    "image_vocab": Term("image tokens that there are", "weight", ("decoder.head",)),
+    "condition_vocab": Term("tokens that there are of the smaller image", "weight", ("condition.embedding",)),
+    "codebook_size": Term("codes that a token may stand for", "weight", ("codebook", "head")),
+    "code_dim": Term("features of a code", "weight", ("codebook",)),
     "text_len": Term("tokens of a text"),
     "context_len": Term("tokens that the model can look back on"),
     "prompt_len": Term("tokens that are given"),
     "gen_len": Term("tokens that are generated"),
     "image_tokens": Term("tokens of an image, generated one by one", "steps"),
     "tokens": Term("tokens"),
-    "axes": Term("tokens along each side", "weight"),
+    "axes": Term("tokens along each side", "weight", ("axes",)),
     "condition_axes": Term("tokens along each side of the smaller image"),
     "grid": Term("codes along each side"),
     "patch": Term("latents of a token along each side, or in time and along each side"),
@@ -55,18 +62,21 @@ GLOSSARY = {
     "frame_patch": Term("frames of a code"),
     "frame_skip": Term("frames between two that are generated before those between them"),
     "channels": Term("channels of this resolution, or of this network", "weight"),
-    "stem_channels": Term("channels behind the first convolution", "weight"),
-    "res_blocks": Term("residual blocks of this resolution, down; one more on the way up", "layers"),
-    "in_channels": Term("channels that go in", "weight", "enter"),
-    "out_channels": Term("channels that come out", "weight", "leave"),
-    "latent_channels": Term("channels of the latent image", "weight"),
-    "time_dim": Term("features of the time embedding", "weight"),
-    "embedding_dim": Term("features of an embedding", "weight"),
-    "context_dim": Term("features of the text where attention meets it", "weight", "cross_attention.to_k"),
-    "second_context_dim": Term("features of the second text", "weight", "cross_attention.to_k"),
-    "text_dim": Term("features of the text as its encoder gives them", "weight"),
-    "projection": Term("features that a text is projected to", "weight"),
-    "pooled_dim": Term("features of the pooled text", "weight"),
+    "stem_channels": Term("channels behind the first convolution", "weight", ("enter",)),
+    "res_blocks": Term("residual blocks of a resolution", "layers", ("res_blocks", "conv_blocks", "blocks")),
+    "unet/res_blocks": Term(
+        "residual blocks of this resolution, down; one more on the way up", "layers", ("res_blocks",)
+    ),
+    "in_channels": Term("channels that go in", "weight", ("enter",)),
+    "out_channels": Term("channels that come out", "weight", ("leave",)),
+    "latent_channels": Term("channels of the latent image", "weight", ("enter", "from_code")),
+    "time_dim": Term("features of the time embedding", "weight", ("time",)),
+    "embedding_dim": Term("features of an embedding", "weight", ("image_embedding", "embedding")),
+    "context_dim": Term("features of the text where attention meets it", "weight", ("cross_attention.to_k", "text_k")),
+    "second_context_dim": Term("features of the second text", "weight", ("cross_attention.to_k",)),
+    "text_dim": Term("features of the text as its encoder gives them", "weight", ("text", "cross_attention.to_k")),
+    "projection": Term("features that a text is projected to", "weight", ("project",)),
+    "pooled_dim": Term("features of the pooled text", "weight", ("pooled",)),
     "numbers": Term("sizes and crops that the network is told"),
     "number_dim": Term("sines and cosines of each of them"),
     "norm_groups": Term("groups of channels that a norm takes together"),
@@ -76,7 +86,7 @@ GLOSSARY = {
     "convs": Term("convolutions over frames after each residual block"),
     "kernel": Term("frames that a convolution sees"),
     "max_frames": Term("frames that have positions"),
-    "buckets": Term("distances between tokens that are told apart", "weight"),
+    "buckets": Term("distances between tokens that are told apart", "weight", ("relative", "relatives")),
     "max_distance": Term("tokens from which distances are one"),
     "side": Term("tokens along each side"),
     "block": Term("tokens along each side of a block"),
@@ -101,3 +111,10 @@ GLOSSARY = {
     "frame_rate": Term("frames per second"),
     "timesteps": Term("levels of noise that the network was made for"),
 }
+
+
+def term(kind: str, key: str) -> Term:
+    """What a number of a part of this `kind` means, by its dotted key: the longest name that there is."""
+    names = re.sub(r"(\.\d+)+(?=\.|$)", "", key).split(".")
+    known = (f"{kind}/{names[-1]}", ".".join(names[-2:]), names[-1])
+    return next(GLOSSARY[name] for name in known if name in GLOSSARY)

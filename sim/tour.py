@@ -1,17 +1,16 @@
 """One inference, stage by stage: what goes into each network and comes out, what it costs, where its numbers end up.
 
 Networks are watched by hooks while they are walked on `meta`, so that shapes are those of the code, not of a text
-about it. A number of the config is looked for where its name says that it must be: in the shape of a weight, in a call
-of attention, in the steps of a loop.
+about it. `places` finds the numbers of the config in what was built and run.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,31 +19,16 @@ from torch.utils._pytree import tree_leaves
 from minimodels.kernels.scope import TRACER
 from minimodels.kinds import Config
 from minimodels.run import Run, parameters
-from minimodels.sim import views
 from minimodels.sim.call import Call
-from minimodels.sim.glossary import GLOSSARY, Where
+from minimodels.sim.glossary import term
 from minimodels.sim.job import Prepared, of_config
+from minimodels.sim.places import Traces, Visit
 from minimodels.sim.profile import Profile
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.simulate import simulate_job
 from minimodels.sim.trace import Walk
 
-Shape = tuple[int, ...]
-V = TypeVar("V")
 DEEPEST = 3  # modules below a part that a pipeline may call one by one
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """Calls of one network with equal shapes: where, how often, what goes in by name, what comes out."""
-
-    stage: str
-    path: str
-    kind: str
-    params: int
-    inputs: tuple[tuple[str, Shape], ...]
-    outputs: tuple[Shape, ...]
-    executions: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +69,9 @@ def tour(config: Config, run: Run, progress: Advance = silent) -> Tour:
     profile = simulate_job(replace(job, prepare=prepare), run, progress)
     record = config.model_dump(mode="json")
     visits = tuple(_together(seen))
-    parts = {key: tuple(_numbers(key, record[key], _Traces(built[key], visits, profile))) for key, _ in config.parts()}
-    parts["run"] = tuple(_numbers("run", record["run"], _Traces(nn.Module(), visits, profile)))
+    traces = {key: Traces(key, built[key], visits, profile) for key, _ in config.parts()}
+    traces["run"] = Traces("run", nn.Module(), visits, profile)
+    parts = {key: tuple(_numbers(record[key], found)) for key, found in traces.items()}
     return Tour(profile, visits, parts)
 
 
@@ -170,11 +155,11 @@ def _index(path: str) -> str:
     return found[1] if found else ""
 
 
-def _numbers(part: str, section: Mapping[str, Any], traces: _Traces) -> Iterator[Number]:
+def _numbers(section: Mapping[str, Any], traces: Traces) -> Iterator[Number]:
     for key, value in leaves(section):
         if not key.startswith("published"):
-            term = GLOSSARY[re.sub(r"(\.\d+)+$", "", key).rpartition(".")[2]]
-            yield Number(key, value, term.meaning, traces.of(term.where, value, f"{part}.{key}.{term.near}"))
+            found = term(section.get("kind", ""), key)
+            yield Number(key, value, found.meaning, traces.of(found, value, key))
 
 
 def leaves(section: Any, path: str = "") -> Iterator[tuple[str, int | float]]:
@@ -187,51 +172,3 @@ def leaves(section: Any, path: str = "") -> Iterator[tuple[str, int | float]]:
         pairs = section.items() if isinstance(section, Mapping) else enumerate(section)
         for key, value in pairs:
             yield from leaves(value, f"{path}.{key}" if path else str(key))
-
-
-class _Traces:
-    """Where numbers of a part may be found: its weights, the networks that ran, the profile."""
-
-    def __init__(self, part: nn.Module, visits: Sequence[Visit], profile: Profile) -> None:
-        self.weights = [(name, tuple(weight.shape)) for name, weight in part.named_parameters()]
-        self.visits, self.profile = visits, profile
-
-    def of(self, where: Where, value: float, key: str) -> str:
-        """Where a number was found; empty where it leaves no trace of its own. key: from the part on."""
-        match where:
-            case "weight":
-                found = next(((name, shape) for name, shape in _near(key, self.weights) if value in shape), None)
-                return f"{found[0]} ({' x '.join(map(str, found[1]))})" if found else ""
-            case "heads" | "kv_heads" | "head_dim":
-                return self._attention(where, value, key)
-            case "steps":
-                stage = next((stage.name for stage in self.profile.stages if stage.steps == value), None)
-                return f"steps of the loop in {stage}" if stage else ""
-            case "layers":
-                counts = _near(key, _lists(self.weights).items())
-                return next((f"{name}.0 to {name}.{count - 1}" for name, count in counts if count == value), "")
-        return ""
-
-    def _attention(self, fact: str, value: float, key: str) -> str:
-        """The first attention with that many heads or features, in a stage that runs the part if there is one."""
-        stages = dict.fromkeys(visit.stage for _, visit in _near(key, ((visit.path, visit) for visit in self.visits)))
-        for stage in stages:
-            for op in self.profile.ops:
-                if op.stage == stage and op.attention and getattr(op.attention, fact) == value:
-                    return f"{fact.replace('_', ' ')} of attention in {views.place(op)}"
-        return ""
-
-
-def _near(key: str, named: Iterable[tuple[str, V]]) -> list[tuple[str, V]]:
-    """Those first whose dotted name holds most of the names in a config key."""
-    wanted = key.split(".")
-    return sorted(named, key=lambda item: -sum(part in item[0].split(".") for part in wanted))
-
-
-def _lists(weights: Sequence[tuple[str, Shape]]) -> dict[str, int]:
-    """The lists of modules that weights are in, and how many each has."""
-    found: dict[str, set[str]] = {}
-    for name, _ in weights:
-        for match in re.finditer(r"\.(\d+)(?=\.)", name):
-            found.setdefault(name[: match.start()], set()).add(match[1])
-    return {name: len(indices) for name, indices in found.items()}

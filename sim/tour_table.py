@@ -10,9 +10,10 @@ from rich.text import Text
 
 from minimodels.sim import units, views
 from minimodels.sim.cells import table_of
+from minimodels.sim.places import Shape, Visit
 from minimodels.sim.profile import Profile
 from minimodels.sim.sentences import sentences
-from minimodels.sim.tour import Number, Shape, Tour, Visit
+from minimodels.sim.tour import Number, Tour
 
 
 def report(tour: Tour) -> Group:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import pytest
@@ -11,10 +10,12 @@ from click.testing import CliRunner
 
 from minimodels import loader
 from minimodels.cli import main
-from minimodels.run import Run
+from minimodels.run import Run, build
 from minimodels.sim import tour_table, views
-from minimodels.sim.glossary import GLOSSARY
+from minimodels.sim.glossary import term
+from minimodels.sim.places import Traces
 from minimodels.sim.tour import Tour, leaves, tour
+from tests.sim.profiles import image
 
 TINY = [name for name in loader.names() if name.endswith("-tiny")]
 
@@ -29,8 +30,42 @@ def test_every_number_of_every_config_is_explained() -> None:
         record = config.model_dump(mode="json")
         for part in [key for key, _ in config.parts()] + ["run"]:
             for key, _ in leaves(record[part]):
-                last = re.sub(r"(\.\d+)+$", "", key).rpartition(".")[2]
-                assert key.startswith("published") or last in GLOSSARY, (name, part, key)
+                assert key.startswith("published") or term(record[part].get("kind", ""), key).meaning, (name, part, key)
+
+
+def _changed(name: str, part: str, key: str, value: float) -> dict[str, tuple[int, ...]] | None:
+    """The weights of a part when one number is larger; None where no larger number that was tried is allowed."""
+    for larger in (value + 1, 2 * value, 3 * value):
+        try:
+            config = loader.load(name, [f"{part}.{key}={larger}"])
+        except ValueError:  # one of several numbers that go together
+            continue
+        built = build(config, "meta", only=part)[part]
+        return {path: tuple(weight.shape) for path, weight in built.named_parameters()}
+    return None
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_number_is_found_in_a_weight_or_list_that_changes_with_it(name: str) -> None:
+    config, tried = loader.load(name), 0
+    record = config.model_dump(mode="json")
+    for part, _ in config.parts():
+        network = build(config, "meta", only=part)[part]
+        weights = {path: tuple(weight.shape) for path, weight in network.named_parameters()}
+        traces = Traces(part, network, (), image())
+        for key, value in leaves(record[part]):
+            meaning = term(record[part]["kind"], key)
+            place = traces.of(meaning, value, key)
+            changed = _changed(name, part, key, value) if place and meaning.where in ("weight", "layers") else None
+            if changed is not None:
+                path = place.partition(" ")[0]
+                if meaning.where == "layers":
+                    path = f"{path.rpartition('.')[0]}.{value}."
+                    assert any(one.startswith(path) for one in changed) > any(one.startswith(path) for one in weights)
+                else:
+                    assert changed.get(path) != weights[path], (part, key, place)
+                tried += 1
+    assert tried > 3
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -76,6 +111,15 @@ def test_numbers_that_are_equal_are_told_apart_by_what_they_are() -> None:
     places = {number.key: number.place for number in of("stable-diffusion-1.5").numbers["unet"]}
     assert places["in_channels"].startswith("enter.weight") and places["out_channels"].startswith("leave.weight")
     assert "cross_attention.to_k" in places["context_dim"]
+    assert places["levels.1.attention.depth"] == "down.1.attentions.0.space.blocks.0"
+    assert places["middle.depth"] == "middle_attention.space.blocks.0"
+    for level in range(4):
+        assert places[f"levels.{level}.channels"].startswith(f"down.{level}.res_blocks.0.conv_in.weight")
+
+
+def test_only_a_unet_is_said_to_have_blocks_on_a_way_up() -> None:
+    assert "way up" in term("unet", "levels.0.res_blocks").meaning
+    assert not any("way up" in term(kind, "res_blocks").meaning for kind in ("kl-decoder", "vq-decoder", "wdsr"))
 
 
 @pytest.mark.parametrize(
