@@ -84,7 +84,7 @@ class Traces:
 
 
 def _over(key: str, op: Op) -> bool:
-    """Whether a call of attention is is what a key speaks of: over frames, one query that pools a text, or any other."""
+    """Whether attention is what a key speaks of: over frames, one query that pools a text, or any other."""
     assert op.attention
     if _has(key, "temporal") or "stem_" in key:
         return op.attention.role == "temporal" or "temporal" in op.scope

@@ -90,17 +90,20 @@ def figures(profile: Profile, stage: str) -> Iterator[str]:
     calls = [call.facts for call in views.attention_calls(profile) if call.stage == stage]
     own = [facts for facts in calls if facts.role in ("self", "spatial", "joint")]
     queries, keys = ({getattr(facts, name) for facts in own} for name in ("query_length", "key_length"))
+    causal = {facts.query_length for facts in own if facts.causal}
+    convolves = any(op.stage == stage and op.module == "res_block" for op in profile.ops)
     steps = next((found.steps for found in profile.stages if found.name == stage), None) or 1
     if queries == {1} and len(keys) > 1:
         low, high = min(keys), max(keys)
         yield f"Table III and Fig. 8: decoding, one query meets ever more keys, {low:,} to {high:,}"
-    elif len(queries) > 1 and steps > 1:
+    elif len(queries) > 1 and steps > 1 and convolves:
         low, high = min(queries), max(queries)
         yield f"Fig. 8: every step goes down from {high:,} tokens to {low:,} and up again, as the levels of a UNet do"
     elif queries and steps > 1:
-        yield f"Table III and Fig. 8: {max(queries):,} tokens attend to each other in every step, as in a prefill"
-    elif queries and any(facts.causal for facts in own):
-        yield f"Table III: {max(queries):,} tokens at once, each attending to those before it, as in a prefill"
+        counts = " and ".join(f"{count:,}" for count in sorted(queries))
+        yield f"Table III and Fig. 8: {counts} tokens attend to each other in every step, as in a prefill"
+    elif causal:
+        yield f"Table III: {max(causal):,} tokens at once, each attending to those before it, as in a prefill"
     if any(facts.role == "temporal" for facts in calls):
         frames = max(facts.query_length for facts in calls if facts.role == "temporal")
         yield f"Figs. 11 to 13: temporal attention, each pixel over {frames:,} frames"

@@ -135,6 +135,16 @@ def test_stages_name_the_figures_of_the_study_that_they_show(name: str, stage: s
     assert any(said in line for line in tour_table.figures(of(name).profile, stage))
 
 
+def test_only_a_unet_is_said_to_go_down_and_up_and_only_causal_attention_to_look_back() -> None:
+    muse = " ".join(tour_table.figures(of("muse-tiny").profile, "super_resolution"))
+    assert "UNet" not in muse and "tokens attend to each other in every step" in muse
+    flux = of("flux-tiny").profile
+    lengths = {call.facts.causal: call.facts.query_length for call in views.attention_calls(flux)[:9]}
+    assert lengths[True] < lengths[False], "CLIP's texts are shorter than those of T5, which is not causal"
+    (said,) = [line for line in tour_table.figures(flux, "text_encoder") if "those before it" in line]
+    assert f" {lengths[True]} tokens at once" in said
+
+
 def test_the_command_prints_text_or_json_and_refuses_what_it_cannot_do() -> None:
     shown = CliRunner().invoke(main, ["tour", "muse-tiny", "--device", "h100-sxm"])
     assert shown.exit_code == 0 and "SIMULATED on" in shown.stdout and "[transformer]" in shown.stdout
