@@ -43,7 +43,7 @@ def _line(problem: ErrorDetails, table: Mapping[str, Any], model: type[Config]) 
         tag, allowed = (problem.get("ctx", {})[key] for key in ("tag", "expected_tags"))
         return f"{where}.kind is {tag!r}; allowed: {allowed}"
     if what in ("model_type", "model_attributes_type"):
-        message = "must be a section"
+        message = "must be a section" + (f", or none (--set {where}=none)" if optional_at(model, table, path) else "")
     given = "" if what in ("value_error", "too_short", "too_long") else f", not {_shown(problem['input'])}"
     message = f"{message[:1].lower()}{message[1:]}{given}"
     return f"{where}: {message}" if where else message
@@ -74,14 +74,26 @@ def _shown(value: Any) -> str:
 
 def fields_at(model: type[Config] | None, table: Mapping[str, Any], path: Sequence[int | str]) -> list[str]:
     """The keys allowed at a path of the table, there or not, from the JSON Schema of its type."""
-    schema = {} if model is None else model.model_json_schema()
+    node, given, schema = _at(model, table, path)
+    return sorted(_chosen(node, given, schema).get("properties", {}))
+
+
+def optional_at(model: type[Config] | None, table: Mapping[str, Any], path: Sequence[int | str]) -> bool:
+    """Whether the value at a path of the table may be left out and means that something is not there."""
+    node, _, schema = _at(model, table, path)
+    return any(option.get("type") == "null" for option in _options(node, schema))
+
+
+def _at(model: type[Config] | None, table: Mapping[str, Any], path: Sequence[int | str]) -> tuple[Table, Any, Table]:
+    """What the schema says of the value at a path, the value if it is there, and the schema."""
+    schema: Table = {} if model is None else model.model_json_schema()
     node, given = schema, table
     for part in path:
         node = _chosen(node, given, schema)
         node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
         there = isinstance(part, int) or part in given
         given = given[part] if there else {}  # type: ignore[index]
-    return sorted(_chosen(node, given, schema).get("properties", {}))
+    return node, given, schema
 
 
 def _chosen(node: Table, given: Any, schema: Table) -> Table:

@@ -1,4 +1,7 @@
-"""Changes of a config before it is parsed: one value by dotted path, or a length of its runs."""
+"""Changes of a config before it is parsed: one value by dotted path, or a length of its runs.
+
+TOML has no word for what is not there; here it is `none`, for what may be left out: `unet.levels.0.attention=none`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from minimodels.config_errors import Table, fields_at, near
+from minimodels.config_errors import Table, fields_at, near, optional_at
 from minimodels.kinds import KINDS
 
 SIZELESS = frozenset({"run", "schedule", "schedules", "published"})  # sections that are no part
+NONE = "none"
 
 
 def apply(table: Table, text: str, title: str) -> None:
@@ -25,7 +29,7 @@ def apply(table: Table, text: str, title: str) -> None:
 
 
 def put(table: Table, path: str, value: Any, title: str) -> None:
-    """Set one value by dotted path.
+    """Set one value by dotted path; `NONE` takes out what is optional.
 
     Raises:
         ValueError: there is no such key.
@@ -46,7 +50,11 @@ def put(table: Table, path: str, value: Any, title: str) -> None:
         else:
             raise ValueError(f"--set {path}: {where} is the value {node!r}, not a section")
         if depth == len(keys) - 1:
-            node[position] = value
+            kind = KINDS.get(str(table.get("kind")))
+            if value == NONE and isinstance(node, dict) and optional_at(kind, table, [*walked, position]):
+                node.pop(position, None)
+            else:
+                node[position] = value
             # Another size is not what the authors counted
             if depth and keys[1] != "published" and _is_part(table[keys[0]]):
                 del table[keys[0]]["published"]

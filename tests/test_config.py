@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from minimodels.config import Architecture, LanguageModel, Learned, Relative, Rotary
+from minimodels.config import Architecture, AutoregressiveImage, LanguageModel, Learned, Relative, Rotary
 from minimodels.diffusion_config import LatentDiffusion
 from minimodels.loader import load, names
 from tests.config_files import error_of, image_model, language_model, text_of, written
@@ -213,3 +213,16 @@ def test_a_path_is_loaded_as_its_text_is_and_other_things_are_refused(tmp_path: 
             load(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a list of key.path=value, not the string"):
         load("llama-tiny", "run.prompt_len=3")
+
+
+def test_none_takes_out_what_is_optional_and_is_a_word_elsewhere() -> None:
+    config = load("stable-diffusion-tiny", ["unet.levels.0.attention=none"])
+    assert isinstance(config, LatentDiffusion) and config.unet.levels[0].attention is None
+    again = load("stable-diffusion-tiny", ["unet.levels.2.attention=none", "unet.middle=none"])
+    assert isinstance(again, LatentDiffusion) and again.unet.middle is None, "a level that had none has none"
+    plain = load("parti-tiny", ["transformer.decoder.bias=none"])
+    assert isinstance(plain, AutoregressiveImage) and plain.transformer.decoder.bias == "none"
+    with pytest.raises(
+        ValueError, match=r"must be a section, or none \(--set unet.levels.0.attention=none\), not False"
+    ):
+        load("stable-diffusion-tiny", ["unet.levels.0.attention=false"])

@@ -26,6 +26,7 @@ OPTIONS = ("attention", "batch", "dtype", "kernels", "layout", "mode", "resident
 MOST = 100_000  # points of a sweep
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"({NUMBER}):({NUMBER}):({NUMBER})")
+OUTSIDE = re.compile(r",(?![^{\[]*[}\]])")  # a comma in no list or table
 
 Value = Any
 """What a key of a config can be: a number, a truth value, a string, a list or a table of them."""
@@ -88,7 +89,7 @@ def _listed(text: str) -> tuple[Value, ...]:
     together = overrides.value_of(f"[{text}]")
     if isinstance(together, list):
         return tuple(together)
-    return tuple(overrides.value_of(one.strip()) for one in text.split(","))
+    return tuple(overrides.value_of(one.strip()) for one in OUTSIDE.split(text))
 
 
 def points(axes: Sequence[Axis]) -> Iterator[Axes]:

@@ -48,6 +48,7 @@ def at(value: int, **more: Any) -> Point:
         ("unet.levels.3.res_blocks=1,2,3", (1, 2, 3)),
         ("decoder.channels=[16, 8],[8, 8]", ([16, 8], [8, 8])),
         ("x.y=true,word,1.5", (True, "word", 1.5)),
+        ("x=none,{b = 1, c = 2}", ("none", {"b": 1, "c": 2})),
     ],
 )
 def test_an_axis_has_the_values_written(text: str, values: tuple[Any, ...]) -> None:
