@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minimodels.sim.commands import design, evidence, learning, study, teaching, training
+from minimodels.sim.commands.group import Commands
 from minimodels.sim.commands.options import LENGTHS, model_options, run_options, simulation_options
 from minimodels.sim.commands.printing import printed
 
@@ -19,25 +20,6 @@ if TYPE_CHECKING:
     from minimodels.kinds import Config
     from minimodels.sim.explain import WhatIf
     from minimodels.sim.profile import Profile
-
-
-class WrongInput(click.ClickException):
-    """What the user gave cannot be done; the message says what can."""
-
-    exit_code = 2
-
-
-class Commands(click.Group):
-    """Turns what the library says is wrong into one message and exit code 2, never a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ValueError as error:
-            raise WrongInput(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo("Interrupted: nothing was written.", err=True)
-            ctx.exit(130)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

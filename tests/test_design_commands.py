@@ -119,3 +119,15 @@ def test_an_interrupted_sweep_says_what_it_kept(tmp_path: Path) -> None:
     assert started.returncode == 130
     assert said[1].splitlines()[-1] == f"Interrupted: finished points are in {out}, and the same command goes on."
     assert "Traceback" not in said[1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+@pytest.mark.parametrize(
+    "command", [["compare", "llama-tiny", "parti-tiny"], ["new", "mine", "--base", "llama-tiny"], ["--help"]]
+)
+def test_output_for_which_there_is_no_room_is_said_without_a_traceback(command: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, *command], env=ENVIRONMENT, stdout=full,
+                              stderr=subprocess.PIPE, text=True)  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "Error: cannot write the output: No space left on device"
