@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minimodels.sim.commands.options import LENGTHS, model_options, simulation_options
+from minimodels.sim.commands.options import (
+    ALL_OVERRIDES,
+    GIVEN,
+    LENGTHS,
+    check_unused,
+    model_options,
+    simulation_options,
+)
 from minimodels.sim.commands.printing import printed
 
 if TYPE_CHECKING:
@@ -18,7 +25,6 @@ if TYPE_CHECKING:
     from minimodels.sim.sweep.ledger import Point
 
 DEVICE = "a100-80gb"
-GIVEN = click.core.ParameterSource.COMMANDLINE
 
 
 @click.command()
@@ -173,9 +179,10 @@ def _draw(points: list[Point], picture: Path, metric: str, x: str | None, fronts
 @click.argument("variants", nargs=-1, required=True, metavar="A B...")
 @click.option("--device", default=DEVICE, show_default=True, metavar="NAME", help="The GPU that names and configs are "
               "simulated on.")  # fmt: skip
+@ALL_OVERRIDES
 @simulation_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compare(variants: tuple[str, ...], device: str, as_json: bool, **options: Any) -> None:
+def compare(variants: tuple[str, ...], overrides: tuple[str, ...], device: str, as_json: bool, **options: Any) -> None:
     """What differs between A and B, and what that does: names, .toml files or profiles (from `profile --out`).
 
     Names and configs are simulated as the options say; profiles are shown as they were made.
@@ -192,7 +199,7 @@ def compare(variants: tuple[str, ...], device: str, as_json: bool, **options: An
     devices.load(device)
     check(**options)
     kept = {name: Profile.load(Path(name)) for name in files}
-    configs = {name: loader.load(name, (), lengths) for name in variants if name not in kept}
+    configs = {name: loader.load(name, overrides, lengths) for name in variants if name not in kept}
     from minimodels.run import make_run
     from minimodels.sim import comparison, comparison_table
     from minimodels.sim.simulate import simulate
@@ -207,13 +214,8 @@ def compare(variants: tuple[str, ...], device: str, as_json: bool, **options: An
 def _check_compared(variants: tuple[str, ...], files: list[str]) -> None:
     if len(variants) < 2:
         raise ValueError("compare needs at least two profiles or architectures: `minibench compare parti-3b parti-20b`")
-    if len(files) < len(variants):
-        return
-    context = click.get_current_context()
-    for option in context.params:
-        if option not in ("variants", "as_json") and context.get_parameter_source(option) == GIVEN:
-            flag = f"--{option.replace('_', '-')}"
-            raise ValueError(f"{flag}: profiles are shown as they were made; it goes with a name or a .toml file")
+    if len(files) == len(variants):
+        check_unused("variants", "as_json")
 
 
 @click.command()

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+GIVEN = click.core.ParameterSource.COMMANDLINE
 LENGTHS = ("steps", "image_size", "frames", "prompt_len", "gen_len")
 DEVICE = (
     click.option("--device", default="auto", show_default=True, metavar="auto|cuda|cpu|NAME",
@@ -48,6 +49,10 @@ OVERRIDES = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Change a number of the architecture, e.g. transformer.decoder.depth=32. Repeatable.",
 )  # fmt: skip
+ALL_OVERRIDES = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Change a number of every architecture named, e.g. run.steps=20; profiles stay as they are. Repeatable.",
+)  # fmt: skip
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,6 +68,21 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def simulation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """How to run it, where it is only simulated; the command says where."""
     return _with(command, HOW)
+
+
+def check_unused(*used: str) -> None:
+    """See that of the options of this command, which is only given profiles, no others are given than `used`.
+
+    Raises:
+        ValueError: one is; profiles are not simulated again.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = str(option.name)
+        if name not in used and context.get_parameter_source(name) == GIVEN:
+            raise ValueError(
+                f"{option.opts[0]}: profiles are shown as they were made; it goes with a name or a .toml file"
+            )
 
 
 def _with(command: Callable[..., Any], options: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:

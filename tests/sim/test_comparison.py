@@ -100,11 +100,24 @@ def test_options_change_what_names_are_compared_at(tmp_path: Path) -> None:
     assert flops("--batch", "3")[0] > 2 * flops()[0] and flops("--steps", "6")[0] > flops()[0]
 
 
+def test_set_changes_every_architecture_that_is_named() -> None:
+    both = [TINY, "sdxl-tiny"]
+    found = json.loads(CliRunner().invoke(main, ["compare", *both, "--set", "run.steps=6", "--json"]).stdout)
+    expected = compare(*(load(name, ["run.steps=6"]) for name in both), device="a100-80gb")
+    rows = {(row.quantity, row.of, row.name): list(row.values) for row in expected.rows}
+    assert all(rows[row["quantity"], row["of"], row["name"]] == row["values"] for row in found["rows"])
+    wrong = CliRunner().invoke(main, ["compare", TINY, "llama-tiny", "--set", "run.steps=6"])
+    assert wrong.exit_code == 2 and "llama-tiny has no key 'steps' in run" in wrong.stderr
+
+
 def test_options_go_with_no_profile(tmp_path: Path) -> None:
     saved = tmp_path / "p.json"
     simulate(load(TINY)).save(saved)
     result = CliRunner().invoke(main, ["compare", str(saved), str(saved), "--image-size", "32"])
     assert result.exit_code == 2 and "--image-size: profiles are shown as they were made" in result.stderr
+    for command in (["compare", str(saved), str(saved)], ["report", str(saved), "--out", str(tmp_path / "r.html")]):
+        result = CliRunner().invoke(main, [*command, "--set", "run.steps=5"])
+        assert result.exit_code == 2 and "--set: profiles are shown as they were made" in result.stderr
     with pytest.raises(ValueError, match="batch: profiles are compared as they were made"):
         compare(simulate(load(TINY)), simulate(load(TINY)), batch=3)
     with pytest.raises(ValueError, match="at least two"):

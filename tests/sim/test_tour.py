@@ -150,6 +150,8 @@ def test_the_command_prints_text_or_json_and_refuses_what_it_cannot_do() -> None
     assert shown.exit_code == 0 and "SIMULATED on" in shown.stdout and "[transformer]" in shown.stdout
     record = json.loads(CliRunner().invoke(main, ["tour", "muse-tiny", "--json"]).stdout)
     assert record["name"] == "muse-tiny" and record["stages"]
+    record = json.loads(CliRunner().invoke(main, ["tour", "stable-diffusion-tiny", "--steps", "7", "--json"]).stdout)
+    assert [network["executions"] for network in _stage(record, "denoise")["networks"]] == [7]
     for wrong, said in ((["muse-tinny"], "muse-tiny"), (["muse-tiny", "--device", "h1000"], "unknown device")):
         result = CliRunner().invoke(main, ["tour", *wrong])
         assert result.exit_code == 2 and said in result.stderr
