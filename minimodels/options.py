@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -14,7 +14,11 @@ HERE = ("cuda", "cpu")  # devices that are measured; any other is simulated
 
 
 class Options(Strict):
-    """Options of a run that are not architecture; lengths stand in the config's [run] section."""
+    """Options of a run that are not architecture; lengths stand in the config's [run] section.
+
+    Raises:
+        ValueError: an option has no such value, or there is none of that name.
+    """
 
     device: str = "a100-80gb"
     batch: Length = 1
@@ -34,21 +38,35 @@ class Options(Strict):
     warmup: int = Field(default=2, ge=0, le=100)
     repeats: int = Field(default=5, ge=1, le=1000)
 
+    if not TYPE_CHECKING:  # the fields are its keywords, also to a type checker
+
+        def __init__(self, **options: Any) -> None:
+            try:
+                super().__init__(**options)
+            except ValidationError as error:
+                raise ValueError(_said(error)) from None
+
 
 def parse(record: type[Record], options: dict[str, Any]) -> Record:
     """The record of some options as a user gave them.
 
     Raises:
-        ValueError: an option has no such value.
+        ValueError: an option has no such value, or there is none of that name.
     """
     try:
-        return record.model_validate(options)
+        return record(**options)
     except ValidationError as error:
-        lines = [
-            f"--{problem['loc'][0]}: {problem['msg'][:1].lower() + problem['msg'][1:]}, not {problem['input']!r}"
-            for problem in error.errors()
-        ]
-        raise ValueError("\n".join(lines)) from None
+        raise ValueError(_said(error)) from None
+
+
+def _said(error: ValidationError) -> str:
+    """What is wrong with options, a line for each."""
+    lines = []
+    for problem in error.errors():
+        message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+        message = "there is no such option" if problem["type"] == "extra_forbidden" else message
+        lines.append(f"--{problem['loc'][0]}: {message}")
+    return "\n".join(lines)
 
 
 def check(*, dtype: str | None, attention: str, **options: Any) -> None:

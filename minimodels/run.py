@@ -39,6 +39,9 @@ class Run(Options):
     """Options of a run that are not architecture; lengths stand in the config's [run] section.
 
     Example: docs/python.md.
+
+    Raises:
+        ValueError: an option has no such value, or there is none of that name.
     """
 
     attention: Literal[BACKENDS] = "sdpa"  # type: ignore[valid-type]
@@ -113,8 +116,14 @@ def build(
     and NaNs would change a GPU's power and clocks. Example: docs/python.md.
 
     Raises:
-        ValueError: no such device or dtype.
+        ValueError: no such device, dtype or part, or `config` is none.
     """
+    if not isinstance(config, Architecture):
+        hint = f": load it first, minimodels.load({config!r})" if isinstance(config, str) else ""
+        raise ValueError(f"an architecture is built from its config, not from {config!r}{hint}")
+    known = [name for name, _ in config.parts()]
+    if only is not None and only not in known:
+        raise ValueError(f"{config.name} has no part {only!r}; its parts are {', '.join(known)}")
     device, dtype = device_of(device), dtype_of(dtype)
     with torch.device("meta"), NoInitialisation():
         parts = nn.ModuleDict({name: make(part) for name, part in config.parts() if only in (None, name)})

@@ -19,6 +19,7 @@ from minimodels.kernels.bench import work_of
 from minimodels.kernels.case import Case
 from minimodels.kernels.operator import every
 from minimodels.kinds import KINDS, Config
+from minimodels.options import parse
 from minimodels.run import Run
 from minimodels.sim import device as devices
 from minimodels.sim.job import of_config
@@ -82,7 +83,7 @@ def of_profile(path: Path, progress: Advance = silent) -> list[Case]:
     config = KINDS[profile.config["kind"]].model_validate(profile.config)
     known = {name: value for name, value in profile.run if name in Run.model_fields}
     extra = {name: value for name, value in (profile.run.model_extra or {}).items() if name in Run.model_fields}
-    run = Run.model_validate(known | extra | {"device": devices.names()[0], "mode": "eager", "attention": "triton"})
+    run = parse(Run, known | extra | {"device": devices.names()[0], "mode": "eager", "attention": "triton"})
     return capture(config, run, progress)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from minimodels.kinds import Config
+from minimodels.options import parse
 from minimodels.run import Run
 from minimodels.sim import device as devices
 from minimodels.sim.job import of_config
@@ -54,7 +55,7 @@ def needed(config: Config, run: Run) -> int:
 def limits(configure: Configure, profile: Profile, progress: Advance = silent) -> list[Largest]:
     """The largest value of every axis that the architecture of a simulated profile has, all else as it ran."""
     known = {key: value for key, value in profile.run.model_dump().items() if key in Run.model_fields}
-    found = [largest(configure, Run.model_validate(known), axis, progress) for axis in AXES]
+    found = [largest(configure, parse(Run, known), axis, progress) for axis in AXES]
     return [limit for limit in found if limit is not None]
 
 

@@ -129,6 +129,7 @@ def _generation(row: Measured, device: str) -> float:
 def _stages(name: str, device: str, dtype: str, batch: int, prompt: int, generated: int) -> dict[str, float]:
     """Seconds of each stage; in float8 products and the KV cache are of low precision, the rest bfloat16."""
     from minimodels import loader
+    from minimodels.options import parse
     from minimodels.run import Run
     from minimodels.sim.cost import predict
     from minimodels.sim.simulate import walk_config
@@ -140,7 +141,7 @@ def _stages(name: str, device: str, dtype: str, batch: int, prompt: int, generat
     options = {"device": device, "dtype": "bfloat16" if low else dtype, "batch": batch, "mode": "compiled"}
     try:
         config = loader.load(name, [f"run.prompt_len={prompt}", f"run.gen_len={generated}"])
-        calls = walk_config(config, Run.model_validate(options), file).calls
+        calls = walk_config(config, parse(Run, options), file).calls
     except ValueError as error:
         raise Unpredicted(str(error)) from None
     calls = [_low(call) for call in calls] if low else calls
@@ -206,6 +207,7 @@ def _as_in_2023(call: AttentionCall | None, old: bool) -> AttentionCall | None:
 def _calls(name: str, overrides: tuple[str, ...], arch: str, dtype: str, batch: int) -> list[Call]:
     """The calls of the loop on a GPU of this architecture."""
     from minimodels import loader
+    from minimodels.options import parse
     from minimodels.run import Run
     from minimodels.sim.job import of_config
     from minimodels.sim.simulate import run_walk
@@ -213,7 +215,7 @@ def _calls(name: str, overrides: tuple[str, ...], arch: str, dtype: str, batch: 
 
     try:
         config = loader.load(name, overrides)
-        run = Run.model_validate({"batch": batch, "dtype": dtype})
+        run = parse(Run, {"batch": batch, "dtype": dtype})
     except ValueError as error:
         raise Unpredicted(str(error)) from None
     prepared = of_config(config, run).prepare("meta")

@@ -18,7 +18,7 @@ from minimodels.run import Run
 from minimodels.sim.api import HowOptions, RunOptions, simulate
 from minimodels.sim.comparison import Comparison, compare_profiles
 from minimodels.sim.profile import Profile
-from minimodels.sim.sweep import runner
+from minimodels.sim.sweep import ledger, runner
 from minimodels.sim.sweep.grid import Axis, Base
 from minimodels.sim.sweep.ledger import Point
 
@@ -62,13 +62,17 @@ def sweep(
         ValueError: no such architecture, axis, device or option, or `out` cannot be written.
         RuntimeError: a process died.
     """
+    for key, values in over.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise ValueError(f"over[{key!r}] is a list of values, not {values!r}; for one value write [{values!r}]")
+    if jobs < 1:
+        raise ValueError(f"jobs {jobs}: at least 1 process")
+    file = None if out is None else Path(out)
+    if file is not None:
+        ledger.check_name(file)
     axes = [Axis(key, tuple(values)) for key, values in over.items()]
     devices = [device] if isinstance(device, str) else list(device)
-    return runner.run(Base.of_config(_config(model), _options(options, over)), axes, devices, _path(out), jobs)
-
-
-def _path(out: str | Path | None) -> Path | None:
-    return None if out is None else Path(out)
+    return runner.run(Base.of_config(_config(model), _options(options, over)), axes, devices, file, jobs)
 
 
 def _config(model: Model) -> Config:
@@ -83,4 +87,4 @@ def _options(given: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
             raise ValueError(f"unknown option {name!r}; allowed: {', '.join(known)}")
         if name in over:
             raise ValueError(f"{name} varies: it cannot be one value as well")
-    return parse(Run, known | given).model_dump(include=set(known))
+    return parse(Run, known | dict(given)).model_dump(include=set(known))

@@ -109,12 +109,13 @@ def _check_view(metric: str, pareto: str | None, picture: Path | None) -> tuple[
 
 def _check_files(name: str, out: Path | None, picture: Path | None) -> None:
     from minimodels.sim import files
+    from minimodels.sim.sweep import ledger
 
     files.check_distinct([path for path in (out, picture) if path], [Path(name)] if Path(name).suffix else [])
     if picture:
         files.check_writable(picture)
-    if out and out.suffix != ".jsonl":
-        raise ValueError(f"--out {out}: the file of a sweep is named FILE.jsonl")
+    if out:
+        ledger.check_name(out)
 
 
 def _swept(

@@ -55,6 +55,16 @@ def key_of(base: str, axes: Axes, device: str) -> str:
     return json.dumps([base, axes, device], sort_keys=True)
 
 
+def check_name(path: Path) -> None:
+    """See that a file of a sweep is called so.
+
+    Raises:
+        ValueError: it does not end in .jsonl.
+    """
+    if path.suffix != ".jsonl":
+        raise ValueError(f"--out {path}: the file of a sweep is named FILE.jsonl")
+
+
 def load(path: Path) -> list[Point]:
     """The points of a file, without a line that a killed sweep did not end.
 

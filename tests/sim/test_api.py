@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -71,3 +72,21 @@ def test_each_is_told_of_the_other_where_the_device_is_its(model: Any) -> None:
         minimodels.simulate(model, *inputs, device="cpu")
     with pytest.raises(ValueError, match="cannot be measured here; allowed: cuda, cpu"):
         minimodels.measure(model, *inputs, device="h200")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: minimodels.build(minimodels.load("llama-tiny"), only="decoder"), "its parts are language_model"),
+        (lambda: minimodels.build("llama-tiny"), r"load it first, minimodels.load\('llama-tiny'\)"),  # type: ignore
+        (lambda: minimodels.sweep("llama-tiny", {"batch": [3]}, out="points.txt"), "named FILE.jsonl"),
+        (lambda: minimodels.sweep("llama-tiny", {"batch": [3]}, jobs=0), "at least 1 process"),
+        (lambda: minimodels.sweep("llama-tiny", {"batch": 3}), r"for one value write \[3\]"),  # type: ignore
+        (lambda: minimodels.sweep("llama-tiny", {"attention": "flash"}), r"for one value write \['flash'\]"),
+        (lambda: Run(batch="three"), "^--batch: input should be a valid integer, not 'three'$"),  # type: ignore
+        (lambda: Run(steps=3), "^--steps: there is no such option$"),  # type: ignore
+    ],
+)
+def test_a_wrong_call_says_what_is_allowed(call: Callable[[], Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        call()
