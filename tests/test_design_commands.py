@@ -65,6 +65,7 @@ BAD = {
     "set too": (["sweep", TINY, "--over", "batch=1,2", "--batch", "3"], "set to one value as well"),
     "nothing can be": (["sweep", TINY, "--over", "gen_len=5000,6000", "--jobs", "1"], "no point could be built: "),
     "not jsonl": (["sweep", TINY, "--over", "batch=1,2", "--out", "x.json"], "named FILE.jsonl"),
+    "x of nothing": (["sweep", TINY, "--over", "batch=1,2", "--x", "batch"], "add --plot"),
     "shown only": (["sweep", "x.jsonl", "--over", "batch=1,2"], "only shown"),
     "not there": (["sweep", "x.jsonl"], "No such file"),
     "picture": (["sweep", TINY, "--over", "batch=1,2", "--plot", "x.bmp"], ".png"),

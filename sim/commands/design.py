@@ -74,7 +74,7 @@ def sweep(
     """NAME at every combination of the values of some axes (simulated); a FILE.jsonl for NAME shows it again."""
     from minimodels.sim.sweep import ledger, listing
 
-    fronts = _check_view(metric, pareto, picture)
+    fronts = _check_view(metric, pareto, picture, x)
     _check_files(name, out, picture)
     if name.endswith(".jsonl"):
         if over or overrides or out:
@@ -89,13 +89,15 @@ def sweep(
     printed([ledger.record(point) for point in points] if as_json else listing.report(points, title, fronts))
 
 
-def _check_view(metric: str, pareto: str | None, picture: Path | None) -> tuple[str, str] | None:
+def _check_view(metric: str, pareto: str | None, picture: Path | None, x: str | None) -> tuple[str, str] | None:
     """See that what is to be shown can be, before any work is done; the two metrics of a front."""
     from minimodels.sim import figures
     from minimodels.sim.sweep import metrics
 
     if picture:
         figures.check_extension(picture)
+    elif x is not None:
+        raise ValueError(f"--x {x}: it says what is drawn over; add --plot FILE.png")
     metrics.metric(metric)
     if pareto is None:
         return None

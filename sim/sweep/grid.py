@@ -69,6 +69,8 @@ def axis(text: str) -> Axis:
     if not equals or not key.strip() or not values.strip():
         raise ValueError(f"--over {text!r}: write it as KEY=a,b,c or KEY=start:stop:step")
     span = RANGE.fullmatch(values.strip())
+    if not span and re.fullmatch(rf"{NUMBER}(?::(?:{NUMBER})?)+", values.strip()):
+        raise ValueError(f"--over {text}: a range is start:stop:step, stop included, such as 256:1024:128")
     return Axis(key.strip(), _range(text, *span.groups()) if span else _listed(values))
 
 

@@ -61,6 +61,7 @@ def test_an_axis_has_the_values_written(text: str, values: tuple[Any, ...]) -> N
     [
         ("image_size", "write it as KEY"), ("=1,2", "write it as KEY"), ("x=", "write it as KEY"),
         ("x=1:9:0", "no step of 0"), ("x=1:9:-1", "leads from 1 to 9"), ("x=0:1:0.000001", "at most 100,000"),
+        ("x=2:4", "a range is start:stop:step"), ("x=2:", "a range is start:stop:step"),
         ("x=1,2,1", "given twice"), ("x=nan,1", "no number"), ("x=2020-01-01,1", "no number"),
     ],
 )  # fmt: skip
