@@ -64,7 +64,8 @@ def new(name: str, overrides: tuple[str, ...], base: str, out: Path | None, forc
 @click.option("--metric", default="time", show_default=True, help="What is drawn: time, device_time, flops, bytes, "
               "peak_memory, parameters, core.CATEGORY or module.CATEGORY (shares of the time).")  # fmt: skip
 @click.option("--x", help="The axis that it is drawn over.  [default: the first]")
-@click.option("--pareto", metavar="METRIC,METRIC", help="The points that no other beats in both; drawn with --plot.")
+@click.option("--pareto", metavar="METRIC,METRIC", help="The points that no other "
+              "on the same device beats in both; drawn with --plot.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 256), help="Processes.  [default: one per core, if there is work]")
 @click.option("--json", "as_json", is_flag=True, help="Print the points as JSON.")
 def sweep(

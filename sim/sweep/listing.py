@@ -18,6 +18,7 @@ from minimodels.sim.sweep.ledger import Point, record
 from minimodels.sim.sweep.metrics import TOTALS, metric
 
 SHOWN = ("time", "flops", "peak_memory", "parameters")
+APART = ("device", "model")  # between which no point beats another
 ROWS = 60  # of a table; a file has them all
 REASONS = 5  # why points failed, that are told
 
@@ -52,7 +53,7 @@ def report(points: Sequence[Point], title: str, pareto: tuple[str, str] | None =
     notes = [f"{len(points) - ROWS:,} more points are not shown."] if len(points) > ROWS else []
     notes += _reasons(failed)
     if pareto:
-        notes += [*([""] if notes else []), *_front(points, told, pareto)]
+        notes += [*([""] if notes else []), *front_lines(points, pareto)]
     return Group(Text(head), Text(), table, *([Text(), Text("\n".join(notes))] if notes else []))
 
 
@@ -95,13 +96,28 @@ def front(points: Sequence[Point], first: str, second: str) -> list[Point]:
     return found
 
 
-def _front(points: Sequence[Point], told: dict[str, list[str]], pareto: tuple[str, str]) -> list[str]:
-    lines = [f"Pareto front, {' and '.join(f'{name} ({direction(name)})' for name in pareto)}:"]
-    for point in front(points, *pareto):
-        index = points.index(point)
-        place = ", ".join(f"{key} {texts[index]}" for key, texts in told.items()) or point.model
-        values = ", ".join(metric(name).write(point.metrics.get(name)) for name in pareto)
-        lines.append(f"  {values}: {place}")
+def contests(
+    points: Sequence[Point], told: dict[str, list[str]], first: str, second: str
+) -> dict[tuple[str, ...], list[Point]]:
+    """The points that have both metrics, those of each device and model apart, which do not beat each other's."""
+    groups: dict[tuple[str, ...], list[Point]] = {}
+    for index, point in enumerate(points):
+        if point.status == "ok" and None not in (point.metrics.get(first), point.metrics.get(second)):
+            groups.setdefault(tuple(told[key][index] for key in APART if key in told), []).append(point)
+    return groups
+
+
+def front_lines(points: Sequence[Point], pareto: tuple[str, str]) -> list[str]:
+    """The fronts of two metrics, one of each device and model, a line a point."""
+    told = spread(points)
+    named, lines = " and ".join(f"{name} ({direction(name)})" for name in pareto), list[str]()
+    for where, members in contests(points, told, *pareto).items():
+        lines.append(f"Pareto front{' on ' if where else ''}{', '.join(where)}, {named}:")
+        for point in front(members, *pareto):
+            index = points.index(point)
+            place = ", ".join(f"{key} {texts[index]}" for key, texts in told.items() if key not in APART)
+            values = ", ".join(metric(name).write(point.metrics.get(name)) for name in pareto)
+            lines.append(f"  {values}: {place or point.model}")
     return lines
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from minimodels.sim import units
 from minimodels.sim.figures import WIDTH, legend, new_figure, plain
 from minimodels.sim.sweep.ledger import Point
-from minimodels.sim.sweep.listing import direction, front, spread, written
+from minimodels.sim.sweep.listing import APART, contests, direction, front, spread, written
 from minimodels.sim.sweep.metrics import Metric, metric
 
 if TYPE_CHECKING:
@@ -75,14 +75,11 @@ def pareto(points: Sequence[Point], first: str, second: str) -> Figure:
         ValueError: there is no such metric, or nothing to draw.
     """
     told = spread(points)
-    groups: dict[tuple[str, ...], list[Point]] = {}
-    keys = [key for key in told if key in ("device", "model")]
-    for index, point in enumerate(points):
-        if point.status == "ok" and None not in (point.metrics.get(first), point.metrics.get(second)):
-            groups.setdefault(tuple(told[key][index] for key in keys), []).append(point)
+    groups, keys = contests(points, told, first, second), [key for key in APART if key in told]
     looks, handles = _looks(list(groups), keys, f"{first} and {second}")
     figure, (axes,) = new_figure(5.2)
     scale = _scale(axes, metric(first), points, first, "x"), _scale(axes, metric(second), points, second)
+    axes.margins(0.12)  # room for what stands beside the outermost points
     for group, members in groups.items():
         look = looks[group]
         spots = [tuple((p.metrics[n] or 0.0) / f for n, f in zip((first, second), scale, strict=True)) for p in members]

@@ -260,6 +260,9 @@ def test_pictures_have_a_line_per_further_axis_and_say_what_is_missing() -> None
     assert texts == ["baseline", "flash", "h200", "a100-80gb", "does not fit the memory"]
     front = pictures.pareto(points, "time", "parameters").axes[0]
     assert front.get_xlabel() == "time (s)" and "more is better" in front.get_title()
+    ends = [len(line.get_xdata()) for line in front.get_lines() if line.get_linestyle() != "None"]  # type: ignore
+    listed = listing.front_lines(points, ("time", "parameters"))
+    assert [line.startswith("  ") for line in listed].count(True) == sum(ends) == 6, "3 on each device"
     with pytest.raises(ValueError, match="no such axis; it has x, attention"):
         pictures.over(points, "time", "y")
     with pytest.raises(ValueError, match="8 values of x cannot be told apart"):
