@@ -23,7 +23,8 @@ def test_new_writes_a_file_and_overwrites_none(tmp_path: Path) -> None:
     path = tmp_path / "deep.toml"
     words = ["new", "deep", "--base", "parti-20b-config", "--set", "transformer.decoder.depth=128"]
     said = run(*words, "--out", str(path)).stdout
-    assert f"minibench compare parti-20b-config {path}" in said
+    assert f"minibench compare parti-20b-config {path}" in said and "call it" not in said
+    assert "Commands call it other, as its file." in run(*words, "--out", str(tmp_path / "other.toml")).stdout
     text = path.read_text()
     assert run(*words).stdout == text
     assert loader.load(path).model_dump()["transformer"]["decoder"]["depth"] == 128
