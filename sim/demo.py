@@ -27,6 +27,7 @@ from minimodels.sim.cells import table_of
 from minimodels.sim.progress import Advance
 
 QUICK = 0.25  # of the steps
+AS_GIVEN = {QUICK: "with --quick: add it", 1.0: "without --quick: leave it out"}
 INTERVAL = 20.0  # seconds between checkpoints
 CHECKPOINT, RESULT = "checkpoint.pt", "result.json"
 SHARES = ("shape", "colour", "direction", "all", "unseen")
@@ -99,6 +100,8 @@ def _checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError):
         raise ValueError(none) from None
     for key, value in identity.items():
+        if key == "share" and found[key] != value and found[key] in AS_GIVEN:
+            raise ValueError(f"{path} is of a run {AS_GIVEN[found[key]]} to go on, or give another --out")
         if found[key] != value:
             told = "" if key == "config" else f" ({found[key]}, not {value})"
             raise ValueError(f"{path} is of a run with another {key}{told}; remove it, or give another --out")

@@ -271,6 +271,10 @@ def test_a_folder_of_another_run_or_of_none_is_refused(tmp_path: Path, monkeypat
     demos._keep(tmp_path / demos.CHECKPOINT, other | {"state": {}})
     with pytest.raises(ValueError, match=r"another seed \(2, not 1\); remove it, or give another --out"):
         demos.run(demo, tmp_path, silent)
+    for share, said in ((demos.QUICK, "with --quick: add it"), (1.0, "without --quick: leave it out")):
+        demos._keep(tmp_path / demos.CHECKPOINT, demos._identity(Demo("autoregressive", 1, share)) | {"state": {}})
+        with pytest.raises(ValueError, match=f"is of a run {said} to go on, or give another --out"):
+            demos.run(demo, tmp_path, silent)
     (tmp_path / demos.CHECKPOINT).write_bytes(b"torn")
     with pytest.raises(ValueError, match="no checkpoint of a demo"):
         demos.run(demo, tmp_path, silent)
