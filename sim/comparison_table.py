@@ -26,6 +26,7 @@ WRITE: dict[str, Callable[[Any], str]] = {
 }
 RATIOS = "Ratios are to A; categories are the operators' own (core). Biggest change first."
 SMALL = 0.001  # of the change of the whole: contributors below are left out of the split by stage and category
+ROUNDING = 1e-9  # of a value: sums of floats in another order differ by less
 MANY = 40  # differences that are listed
 
 
@@ -103,4 +104,6 @@ def _change(row: Row, write: Callable[[Any], str]) -> str:
     if not all(row.complete):
         return "-"
     change = (row.values[1] or 0) - (row.values[0] or 0)
-    return f"{'+' if change > 0 else '-'}{write(abs(change))}" if change else "0"
+    if abs(change) <= ROUNDING * abs(row.values[0] or 0):
+        return "0"
+    return f"{'+' if change > 0 else '-'}{write(abs(change))}"

@@ -48,7 +48,7 @@ def new(name: str, overrides: tuple[str, ...], base: str, out: Path | None, forc
         click.echo(text, nl=False)
         return
     files.write_whole(out, text.encode())
-    called = "" if out.stem == name else f" Commands call it {out.stem}, as its file."
+    called = "" if out.stem == name else f"\nCommands call it {out.stem}, as its file."
     click.echo(f"{out} is {base}, ready to be changed: minibench compare {base} {out} says what a change does.{called}")
 
 
