@@ -10,7 +10,7 @@ byte: memory bounds it. So one program takes several positions of a head at once
 to pad beyond 16, and the grid is flat.
 
 - up to 32 tokens: G positions a program, products of (G, n, d) and (G, d, m);
-- up to 128 tokens: one position and up to 64 queries a program, 16 where keys are rotated, which takes registers.
+- up to 128 tokens: one position and up to 64 queries a program, 16 or 32 where keys are rotated: it takes registers.
 
 Inside, at no cost in memory traffic: causal mask, additive bias, rotary embedding of queries and keys (heads up to 128
 features, of all keys 8,192: 64 tokens of 128, 128 of 64).
@@ -37,7 +37,7 @@ BATCHED = 32  # tokens up to which one program takes several positions
 TILE = 4096  # elements of a tile of queries, over all positions of a program
 ROWS = 64  # queries of a program where it takes one position
 ROTATED = 8192  # elements of all keys that registers hold rotated
-ROTATED_ROWS = 16  # queries beside rotated keys of one position
+ROTATED_ROWS = 16  # queries beside rotated keys of one position, at 128 features
 
 
 @jit
@@ -172,8 +172,9 @@ def plan(
     else:
         rows = min(rows, ROWS)
     if cos is not None and together == 1:
-        many = width > 64 and keys * width > TILE and not target_of(q).startswith("gfx")
-        rows, num_warps = ROTATED_ROWS, 8 if many else 4
+        many = keys * width > TILE and not target_of(q).startswith("gfx")
+        # As many queries as eight warps store 16 bytes a lane of
+        rows, num_warps = (ROTATED_ROWS * MOST_FEATURES // width, 8) if many else (ROTATED_ROWS, 4)
     elif rows * keys > 4096 or together * rows * width > TILE:
         num_warps = 8
     bias_strides = (0, 0, 0, 0, 0) if bias is None else bias.expand(*q.shape[:-1], m).stride()
