@@ -106,6 +106,19 @@ def compute_units(x: torch.Tensor) -> int:
     return COMPUTE_UNITS.get(target_of(x), 1)
 
 
+CACHE_BYTES = {"sm80": 40_000_000, "sm89": 72_000_000, "sm90": 50_000_000, "sm100": 126_000_000, "gfx942": 0}
+
+
+def cache_bytes(x: torch.Tensor) -> int:
+    """Bytes of the L2 cache that all units of a tensor's device share, on `meta` of the chosen target, else as sm90.
+
+    0 on AMD's GPUs, whose chiplets have a cache each.
+    """
+    if x.device.type == "cuda":
+        return 0 if torch.version.hip else torch.cuda.get_device_properties(x.device).L2_cache_size
+    return CACHE_BYTES.get(target_of(x), CACHE_BYTES["sm90"])
+
+
 @cache
 def architecture(device: torch.device) -> str:
     """What decides a device's limits: "sm80", "gfx942", "cpu"."""

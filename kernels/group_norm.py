@@ -10,8 +10,13 @@ split so that every unit has work, and all that follows it is one pass:
 
 1. statistics: mean and squared deviation of every chunk, by blocks held in registers and joined by Chan's formula,
    so that a mean far from zero cancels nothing; channels-last keeps them per channel, whose rows are contiguous;
-2. fold: chunks joined, weight, bias, scale and shift folded into a factor and a summand per sample and channel;
-3. apply.
+2. apply: chunks joined, weight, bias, scale and shift folded into a factor and a summand per channel, SiLU. Channels
+   first every program joins for itself; channels-last, where a group's channels meet other groups', a launch does it.
+
+What is applied has been read before. Channels first, x goes by slabs of whole groups, at most half of the L2 cache: a
+launch takes the statistics of one slab and applies those of the slab before, in the same order, so that between the two
+reads of an element lies one slab. Results and second reads are marked as used once. So memory is read and written once.
+Channels-last has no such slabs, as every pixel has channels of every group: it is applied from its end, read last.
 
 A group that fits the registers of one thread block takes one launch. There are no atomics: runs are equal to the bit.
 Source: Wu and He 2018, arXiv 1803.08494; Chan et al. 1983 for the joining of variances.
@@ -27,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minimodels.kernels import group_norm_launches as launches
+from minimodels.kernels.backend import cache_bytes, compute_units
 from minimodels.kernels.launch import Launch, cdiv, power_of_2, wide
 from minimodels.kernels.operands import both, require, vector
 from minimodels.kernels.operator import define
@@ -34,7 +40,7 @@ from minimodels.kernels.work import Work, size_bytes, stored_bytes
 
 ONE_LAUNCH = 16384  # elements of a group, padded to powers of two, that one thread block holds
 BLOCK = 4096  # elements a thread block holds at a time
-PROGRAMS = 1024  # thread blocks that fill a large GPU several times over
+RESIDENT = 8  # thread blocks of 256 threads that a unit holds
 MOST_CHUNKS = 256
 
 
@@ -75,7 +81,7 @@ def plan(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None, shift: Tensor | None,
     silu: bool,
 ) -> tuple[Tensor, list[Launch]]:  # fmt: skip
-    """The result, and the launches that fill it: one, or statistics, fold and apply."""
+    """The result, and the launches that fill it."""
     last = is_channels_last(x)
     out = _empty(x)
     batch, channels, pixels, width = x.shape[0], x.shape[1], prod(x.shape[2:]), x.shape[1] // groups
@@ -88,15 +94,8 @@ def plan(
             "WIDE": wide(x),
         }  # fmt: skip
         return out, [Launch(launches.whole, (batch * groups, 1, 1), args, constants, 8 if padded > 4096 else 4)]
-    plans = _last if last else _first
-    statistics, apply, partial, folded, chunks, per_chunk = plans(x, out, groups, silu)
-    length = pixels if last else pixels * width
-    args = (partial, folded, weight, bias, scale, shift, channels, length, per_chunk, *told, eps)
-    constants = {
-        "GROUPS": groups, "WIDTH": width, "C": power_of_2(width), "CHUNKS": chunks, "SPLITS": power_of_2(chunks),
-        "LAST": last,
-    }  # fmt: skip
-    return out, [statistics, Launch(launches.fold, (batch * groups, 1, 1), args, constants), apply]
+    args = weight, bias, scale, shift
+    return out, (_last if last else _first)(x, out, groups, args, told, eps, silu)
 
 
 def _strides(x: Tensor | None) -> tuple[int, int]:
@@ -104,52 +103,94 @@ def _strides(x: Tensor | None) -> tuple[int, int]:
     return (0, 0) if x is None else (x.stride(0) if x.shape[0] > 1 else 0, x.stride(1))
 
 
-Planned = tuple[Launch, Launch, Tensor, Tensor, int, int]
-
-
-def _split(length: int, block: int, others: int, most: int) -> tuple[int, int]:
-    """Chunks of a length, a whole number of blocks each, so that there are about PROGRAMS with `others` beside it."""
-    chunks = min(cdiv(PROGRAMS, others), cdiv(length, block), most)
+def _split(x: Tensor, length: int, block: int, others: int, most: int) -> tuple[int, int]:
+    """Chunks of a length, a whole number of blocks each, to fill the GPU with `others` beside it; and their length."""
+    chunks = min(cdiv(RESIDENT * compute_units(x), others), cdiv(length, block), most)
     per_chunk = cdiv(cdiv(length, chunks), block) * block
     return cdiv(length, per_chunk), per_chunk
 
 
-def _first(x: Tensor, out: Tensor, groups: int, silu: bool) -> Planned:
-    batch, channels, pixels = x.shape[0], x.shape[1], prod(x.shape[2:])
-    slabs, length = batch * groups, pixels * channels // groups
-    chunks, per_chunk = _split(length, BLOCK, slabs, MOST_CHUNKS)
-    partial = x.new_empty((slabs, chunks, 2), dtype=torch.float32)
-    folded = x.new_empty((batch, 2, channels), dtype=torch.float32)
-    constants = {"CHUNKS": chunks, "BLOCK": BLOCK, "WIDE": wide(x)}
-    statistics = Launch(
-        launches.statistics_first, (slabs * chunks, 1, 1), (x, partial, length, per_chunk), constants, 8
-    )
-    columns = min(power_of_2(pixels), BLOCK)
-    rows = BLOCK // columns
-    blocks = cdiv(pixels, columns)
-    args = (x, out, folded, channels, pixels, blocks, batch * channels)
-    constants = {"ROWS": rows, "COLUMNS": columns, "SILU": silu, "WIDE": wide(x)}
-    apply = Launch(launches.apply_first, (cdiv(batch * channels, rows) * blocks, 1, 1), args, constants, 8)
-    return statistics, apply, partial, folded, chunks, per_chunk
+def _slabs(x: Tensor, groups: int) -> int:
+    """How many slabs of whole groups channels-first x goes by, all samples' groups in turn; 1: all at once."""
+    slabs, fitting = x.shape[0] * groups, cache_bytes(x) // 2 // max(1, size_bytes(x) // (x.shape[0] * groups))
+    return cdiv(slabs, fitting) if fitting else 1
 
 
-def _last(x: Tensor, out: Tensor, groups: int, silu: bool) -> Planned:
-    batch, channels, pixels = x.shape[0], x.shape[1], prod(x.shape[2:])
+def _split_first(x: Tensor, groups: int) -> tuple[int, int, int]:
+    """Groups of a slab of channels-first x, chunks of a group, elements of a chunk."""
+    slabs, length = x.shape[0] * groups, prod(x.shape[1:]) // groups
+    each = cdiv(slabs, _slabs(x, groups))
+    columns, _ = _tile(x, each < slabs)
+    return each, *_split(x, length, BLOCK, each, min(MOST_CHUNKS, columns))
+
+
+def _tile(x: Tensor, by_slabs: bool) -> tuple[int, int]:
+    """Pixels and channels of a program that applies: twice a block where there is plenty, since it joins chunks too."""
+    size = 2 * BLOCK if by_slabs else BLOCK
+    columns = min(power_of_2(prod(x.shape[2:])), size)
+    return columns, size // columns
+
+
+def _split_last(x: Tensor, groups: int) -> tuple[int, int, int]:
+    """Channels of a block of channels-last x, chunks of its pixels, pixels of a chunk."""
+    channels = x.shape[1]
     columns = min(power_of_2(channels, 8), 64)  # 128 bytes of half precision: a whole line of the cache
+    most = max(1, ONE_LAUNCH // power_of_2(channels // groups))  # the fold holds the chunks of a group's channels
+    others = x.shape[0] * cdiv(channels, columns)
+    return columns, *_split(x, prod(x.shape[2:]), BLOCK // columns, others, min(MOST_CHUNKS, most))
+
+
+Parameters = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def _first(
+    x: Tensor, out: Tensor, groups: int, parameters: Parameters, told: tuple[int, ...], eps: float, silu: bool
+) -> list[Launch]:
+    """Each launch counts a slab and applies the one before."""
+    channels, pixels, width = x.shape[1], prod(x.shape[2:]), x.shape[1] // groups
+    slabs = x.shape[0] * groups
+    each, chunks, per_chunk = _split_first(x, groups)
+    partial = x.new_empty((slabs, chunks, 2), dtype=torch.float32)
+    columns, rows = _tile(x, each < slabs)
+    blocks = cdiv(pixels, columns)
+    args = (x, out, partial, *parameters, channels, pixels, width * pixels, per_chunk, blocks, *told, eps)
+    constants = {
+        "CHUNKS": chunks, "SPLITS": power_of_2(chunks), "WIDTH": width, "BLOCK": BLOCK, "ROWS": rows,
+        "COLUMNS": columns, "SILU": silu, "STREAM": each < slabs, "WIDE": wide(x),
+    }  # fmt: skip
+    made = []
+    for counted in range(0, slabs + each, each):
+        applied, end = max(0, counted - each), min(counted, slabs)
+        counting = max(0, min(each, slabs - counted)) * chunks
+        applying = cdiv((end - applied) * width, rows) * blocks
+        every = (counting + applying) // max(1, counting)
+        turn = {**constants, "COUNT": counting > 0, "APPLY": applying > 0}
+        given = (*args, counted, counting, applied, end, every)
+        made.append(Launch(launches.turn_first, (counting + applying, 1, 1), given, turn, 8))
+    return made
+
+
+def _last(
+    x: Tensor, out: Tensor, groups: int, parameters: Parameters, told: tuple[int, ...], eps: float, silu: bool
+) -> list[Launch]:
+    """Statistics, fold and apply."""
+    batch, channels, pixels, width = x.shape[0], x.shape[1], prod(x.shape[2:]), x.shape[1] // groups
+    columns, chunks, per_chunk = _split_last(x, groups)
     rows, blocks = BLOCK // columns, cdiv(channels, columns)
-    # The fold holds the chunks of a group's channels at once
-    most = max(1, ONE_LAUNCH // power_of_2(channels // groups))
-    chunks, per_chunk = _split(pixels, rows, batch * blocks, min(MOST_CHUNKS, most))
     partial = x.new_empty((batch, chunks, channels, 2), dtype=torch.float32)
     folded = x.new_empty((batch, 2, channels), dtype=torch.float32)
     constants = {"CHUNKS": chunks, "ROWS": rows, "COLUMNS": columns, "WIDE": wide(x)}
     args = (x, partial, channels, pixels, per_chunk, blocks)
     statistics = Launch(launches.statistics_last, (batch * chunks * blocks, 1, 1), args, constants, 8)
+    constants = {
+        "GROUPS": groups, "WIDTH": width, "C": power_of_2(width), "CHUNKS": chunks, "SPLITS": power_of_2(chunks),
+    }  # fmt: skip
+    args = (partial, folded, *parameters, channels, pixels, per_chunk, *told, eps)
+    fold = Launch(launches.fold_last, (batch * groups, 1, 1), args, constants)
     row_blocks = cdiv(pixels, rows)
     constants = {"ROWS": rows, "COLUMNS": columns, "SILU": silu, "WIDE": wide(x)}
     args = (x, out, folded, channels, pixels, row_blocks, blocks)
-    apply = Launch(launches.apply_last, (batch * row_blocks * blocks, 1, 1), args, constants, 8)
-    return statistics, apply, partial, folded, chunks, per_chunk
+    return [statistics, fold, Launch(launches.apply_last, (batch * row_blocks * blocks, 1, 1), args, constants, 8)]
 
 
 def _normalised(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
@@ -193,23 +234,22 @@ def _fake(x: Tensor, *_: Any) -> Tensor:
 
 
 def _work(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
-    """x read twice and the result written once, what is per channel beside them; one launch reads x once."""
+    """x read once, twice where its parts do not stay in the cache; the result written; what is per channel."""
     x, groups, weight, bias, _, scale, shift, _ = args
     batch, channels, pixels = x.shape[0], x.shape[1], prod(x.shape[2:])
     told = sum(stored_bytes(y) for y in (weight, bias, scale, shift) if y is not None)
     if not is_channels_last(x) and power_of_2(channels // groups) * power_of_2(pixels) <= ONE_LAUNCH:
         return Work("norm", 0, size_bytes(x) + told, size_bytes(out[0]))
     if is_channels_last(x):
-        columns = min(power_of_2(channels, 8), 64)
-        most = max(1, ONE_LAUNCH // power_of_2(channels // groups))
-        chunks, _ = _split(pixels, BLOCK // columns, batch * cdiv(channels, columns), min(MOST_CHUNKS, most))
-        partial = 8 * batch * chunks * channels
+        launches, kept = 3, size_bytes(x)
+        workspace = 8 * batch * channels * (_split_last(x, groups)[1] + 1)
     else:
-        chunks, _ = _split(pixels * channels // groups, BLOCK, batch * groups, MOST_CHUNKS)
-        partial = 8 * batch * groups * chunks
-    folded = 8 * batch * channels
-    read, written = 2 * size_bytes(x) + told + partial + folded, size_bytes(out[0]) + partial + folded
-    return Work("norm", 0, read, written, 3, workspace=partial + folded)
+        each, chunks, _ = _split_first(x, groups)
+        launches, kept = 1 + cdiv(batch * groups, each), each * size_bytes(x) // (batch * groups)
+        workspace = 8 * batch * groups * chunks
+    reads = 1 if kept <= cache_bytes(x) // 2 else 2
+    read, written = reads * size_bytes(x) + told + workspace, size_bytes(out[0]) + workspace
+    return Work("norm", 0, read, written, launches, workspace=workspace)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

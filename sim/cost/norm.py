@@ -29,7 +29,7 @@ def price(work: Work, dtype: str, device: Device) -> Cost:
     family = "softmax" if work.kernel == "softmax" else "norm"
     share = constants.softmax_bandwidth if family == "softmax" else constants.norm_bandwidth
     moved = work.bytes_read + work.bytes_written
-    copied = moved * (work.launches - 1) / work.launches if work.launches > 1 else 0.0  # an input that lies otherwise
+    copied = min(moved, 2 * work.workspace) if work.launches > 1 else 0  # an input that lies otherwise
     copying = min(share, constants.memory_bandwidth / ONE_BY_ONE)
     moving = (moved - copied) / rate(share, device) + copied / rate(copying, device)
     floors = work.launches * constants.memory_floor

@@ -21,7 +21,7 @@ import triton
 from triton.backends.nvidia import driver as nvidia
 
 from minimodels.kernels.backend import attention_backend
-from minimodels.kernels.launch import Launch, compile_for
+from minimodels.kernels.launch import Launch, compile_for, specialisation
 from minimodels.kernels.recipe import Plan
 from tests.kernels.matrix_targets import TARGETS
 
@@ -103,11 +103,12 @@ def version() -> str:
 
 
 def measure(case: str, plan: Plan, args: tuple[Any, ...], target: str) -> Iterator[tuple[str, dict[str, int]]]:
-    """The facts of every launch of a plan made for a target, and what they stand under."""
-    plans = {}
+    """The facts of every kernel that a plan made for a target launches, and what they stand under."""
+    plans: dict[str, list[Launch]] = {}
     for other in TARGETS:
         with attention_backend("triton", other):
-            plans[other] = plan(*args)[1]
+            made = plan(*args)[1]
+        plans[other] = list({specialisation(launch): launch for launch in reversed(made)}.values())[::-1]
     alone = max(map(len, plans.values())) == 1
     for number, launch in enumerate(plans[target]):
         yield case if alone else f"{case}, launch {number}", asdict(facts(launch, target))
