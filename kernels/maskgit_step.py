@@ -3,17 +3,20 @@
 `draw_token`: logits (b, vocab) -> tokens (b). `unmask_step`: tokens (b, n), logits (b, n, vocab) -> tokens (b, n),
 as `samplers.unmask`, the logits of any strides. Inside:
 
-1. draw: by exponential race, the argmax of l / temperature - log e, which is that of p / e without p. Every lane keeps
-   the best of its columns and a running maximum and sum of the softmax; lanes are joined once, at the end. The
-   confidence is log p of what was drawn plus Gumbel noise. Rows whose token is known are not read;
+1. draw. From given noise e by exponential race: the argmax of l / temperature - log e, which is that of p / e without
+   p. Every lane keeps the best of its columns and a running maximum and sum of the softmax; lanes are joined once, at
+   the end. From a seed (`philox`) by two uniform numbers a row: the first chooses one of `CLASSES` classes of columns,
+   those with the same remainder, by the classes' sums; the second a column of the class, which is read again. So there
+   is nothing to draw for a logit, and no logarithm: an exponential each, with the maximum of the first columns as the
+   reference (if a later logit is so large that the sum overflows, the row is gone through again with its maximum).
+   The confidence is log p of what was drawn plus Gumbel noise. Rows whose token is known are not read;
 2. rank: how many of a row's tokens are less sure, counted, not sorted: an equal one counts if it comes earlier, so
    of equals the earlier are masked, exactly as many as asked for.
 
-The noise e is a tensor, or drawn inside from a seed (`philox`): its logits-sized write and read are then saved too.
-
 Why: torch reads or writes logits-sized tensors 10 times a step, in 20 launches, and sorts twice.
-Computed, not measured: on sm90 a logit takes 96 instructions from a seed and 48 from given noise (logarithms are
-exact ones), with no barrier in the loop. Issue, not memory, then holds an H100 to 0.6 TB/s of half-precision logits.
+Computed, not measured: on sm90 the loop takes 7 instructions a logit from a seed, so that memory binds, and 48 from
+given noise (logarithms are exact ones). Issue then holds an H100 to 0.6 TB/s of half-precision logits, beside which
+1.3 TB/s of noise is read.
 Source: Chang et al. 2022 (MaskGIT), arXiv 2202.04200, section 3.2.
 """
 
@@ -23,93 +26,21 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from minimodels.kernels.launch import Launch, cdiv, jit, power_of_2, tl, wide
+from minimodels.kernels import maskgit_launches as launches
+from minimodels.kernels.launch import Launch, cdiv, power_of_2, wide
 from minimodels.kernels.operands import both, require, rows
 from minimodels.kernels.operator import define
-from minimodels.kernels.philox import exponential_row, exponential_tile, exponentials
+from minimodels.kernels.philox import exponentials, uniforms
 from minimodels.kernels.work import Work, size_bytes
 
 TILE = 2048  # logits of a program at a time
 FEW_ROWS = 128  # up to which a row gets as large a program as there is
 SECTOR = 16  # rows of a program where it is rows that lie together: 32 bytes of half precision
+CLASSES = 128  # of columns, by their remainder; a tile holds whole rounds of them
 RANKED, COMPARED = 2, 256  # tokens that a program ranks, and how many it compares them with at a time
-
-
-@jit
-def _draw(
-    tokens, logits, noise, choice, seed, out, sure, batch_stride, row_stride, vocab_stride, n, vocab, row_blocks,
-    inverse, strength, mask,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """Draw ROWS tokens of a sample; `sure`: where their confidence goes, infinite for known tokens."""
-    program = tl.program_id(0).to(tl.int64) if WIDE else tl.program_id(0)
-    batch = program // row_blocks
-    row = (program % row_blocks) * ROWS + tl.arange(0, ROWS)
-    here = row < n
-    number = batch * n + row
-    asked, end = here, vocab
-    if tokens is not None:
-        known = tl.load(tokens + number, mask=here, other=0)
-        asked = here & (known == mask)
-        end = tl.where(tl.max(asked.to(tl.int32), 0) > 0, vocab, 0)
-    best = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32)
-    index = tl.zeros((ROWS, COLUMNS), tl.int32)
-    top = tl.full((ROWS, COLUMNS), -3.0e38, tl.float32)  # finite, so that no difference of infinities arises
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    base = logits + batch * batch_stride + row * row_stride
-    for start in range(0, end, COLUMNS):
-        column = (start + tl.arange(0, COLUMNS))[None, :]
-        inside = asked[:, None] & (column < vocab)
-        at = column.to(tl.int64) if WIDE else column
-        value = tl.load(base[:, None] + at * vocab_stride, mask=inside, other=float("-inf")).to(tl.float32) * inverse
-        if noise is not None:
-            drawn = tl.load(noise + number[:, None] * vocab + column, mask=inside, other=1.0).to(tl.float32)
-        else:
-            drawn = exponential_tile(tl.load(seed), number[:, None], start, ROWS, COLUMNS)
-        score = value - tl.log(drawn)
-        better = score > best
-        best, index = tl.where(better, score, best), tl.where(better, column, index)
-        above = value - top
-        factor = tl.exp(-tl.abs(above))
-        total = tl.where(above > 0, total * factor + 1.0, total + factor)
-        top = tl.maximum(top, value)
-    most = tl.max(best, 1)
-    chosen = tl.min(tl.where(best == most[:, None], index, 2147483647), 1)
-    if tokens is not None:
-        token = tl.where(asked, chosen, known)
-    else:
-        token = chosen.to(tl.int64)
-    tl.store(out + number, token, mask=here)
-    if sure is not None:
-        highest = tl.max(top, 1)
-        mass = tl.sum(total * tl.exp(top - highest[:, None]), 1)
-        mass = tl.where(asked, mass, 1.0)
-        own = tl.load(base + chosen.to(batch.dtype) * vocab_stride, mask=asked, other=0.0).to(tl.float32) * inverse
-        if choice is not None:
-            luck = tl.load(choice + number, mask=here, other=1.0).to(tl.float32)
-        else:
-            luck = exponential_row(tl.load(seed), number)
-        confidence = own - highest - tl.log(mass) - strength * tl.log(luck)
-        tl.store(sure + number, tl.where(asked, confidence, float("inf")), mask=here)
-
-
-@jit
-def _rank(sure, out, n, masked, mask, row_blocks, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Mask those of ROWS tokens of a sample that are among its `masked` least sure."""
-    program = tl.program_id(0)
-    base = (program // row_blocks) * n
-    row = (program % row_blocks) * ROWS + tl.arange(0, ROWS)
-    own = tl.load(sure + base + row, mask=row < n, other=float("inf"))
-    counts = tl.zeros((ROWS, COLUMNS), tl.int32)
-    for start in range(0, n, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        other = tl.load(sure + base + column, mask=column < n, other=float("inf"))[None, :]
-        before = (other < own[:, None]) | ((other == own[:, None]) & (column[None, :] < row[:, None]))
-        counts += before.to(tl.int32)
-    least = (tl.sum(counts, 1) < masked) & (own < float("inf"))
-    tl.store(out + base + row, tl.zeros((ROWS,), tl.int64) + mask, mask=least & (row < n))
 
 
 def _check_draw(logits: Tensor, noise: Tensor | None, seed: Tensor | None, temperature: float) -> None:
@@ -138,18 +69,22 @@ def _drawing(
 ) -> Launch:  # fmt: skip
     """The launch that draws from logits (b, n, vocab)."""
     batch, n, vocab = logits.shape
+    many = batch * n > FEW_ROWS
     if logits.stride(2) == 1 or n == 1:
-        rows, columns, each = 1, min(power_of_2(vocab, 128), TILE if batch * n > FEW_ROWS else 4 * TILE), 16
+        rows, columns = 1, min(power_of_2(vocab, CLASSES), TILE if many else 4 * TILE)
+        each = 32 if seed is not None and many else 16
     else:
         rows, columns, each = SECTOR, TILE // SECTOR, 8
     blocks = cdiv(n, rows)
-    args = (
-        tokens, logits, noise, choice, seed, out, sure, *logits.stride(), n, vocab, blocks, 1 / temperature, strength,
-        mask,
-    )  # fmt: skip
-    constants = {"ROWS": rows, "COLUMNS": columns, "WIDE": wide(logits, noise)}
+    sizes = (*logits.stride(), n, vocab, blocks, 1 / temperature, strength, mask)
     num_warps = max(1, rows * columns // (32 * each))  # `each` logits a thread, half of it where a warp has 64 lanes
-    return Launch(_draw, (batch * blocks, 1, 1), args, constants, num_warps)
+    constants = {"ROWS": rows, "COLUMNS": columns, "WIDE": wide(logits, noise)}
+    if noise is not None:
+        args = (tokens, logits, noise, choice, out, sure, *sizes)
+        return Launch(launches.race, (batch * blocks, 1, 1), args, constants, num_warps)
+    constants |= {"CLASSES": CLASSES, "MEMBERS": power_of_2(cdiv(vocab, CLASSES))}
+    args = (tokens, logits, seed, out, sure, *sizes)
+    return Launch(launches.pick, (batch * blocks, 1, 1), args, constants, num_warps)
 
 
 def plan(
@@ -159,12 +94,12 @@ def plan(
     """The result and its launches: draw, and rank unless no token is to be masked."""
     (batch, n), out = tokens.shape, torch.empty_like(tokens)
     sure = tokens.new_empty(batch, n, dtype=torch.float32) if masked else None
-    launches = [_drawing(tokens, logits, noise, choice, seed, out, sure, temperature, strength, mask)]
+    made = [_drawing(tokens, logits, noise, choice, seed, out, sure, temperature, strength, mask)]
     if sure is not None:
         blocks = cdiv(n, RANKED)
         constants = {"ROWS": RANKED, "COLUMNS": COMPARED}
-        launches.append(Launch(_rank, (batch * blocks, 1, 1), (sure, out, n, masked, mask, blocks), constants, 1))
-    return out, launches
+        made.append(Launch(launches.rank, (batch * blocks, 1, 1), (sure, out, n, masked, mask, blocks), constants, 1))
+    return out, made
 
 
 def plan_draw(
@@ -176,15 +111,24 @@ def plan_draw(
     return out, [_drawing(None, logits[:, None], noise, None, seed, out, None, temperature, 0.0, -1)]
 
 
-def _scores(
-    logits: Tensor, noise: Tensor | None, seed: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Logits over the temperature, and the same less the logarithm of the noise, in float32 at least."""
+def _drawn(logits: Tensor, noise: Tensor | None, seed: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    """Logits over the temperature, in float32 at least, and the tokens drawn."""
     scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) * (1 / temperature)
-    if noise is None:
-        assert seed is not None, "noise, or a seed to draw it from"
-        noise = exponentials(seed, scaled[..., 0].numel(), scaled.shape[-1], 0).view(scaled.shape)
-    return scaled, scaled - noise.to(scaled.dtype).log()
+    if noise is not None:
+        return scaled, (scaled - noise.to(scaled.dtype).log()).argmax(-1)
+    assert seed is not None, "noise, or a seed to draw it from"
+    one, other = (x.to(scaled.dtype).view(scaled.shape[:-1]) for x in uniforms(seed, scaled[..., 0].numel()).T[:2])
+    padded = F.pad(scaled.softmax(-1), (0, -scaled.shape[-1] % CLASSES))
+    by_class = padded.unflatten(-1, (-1, CLASSES))
+    of_class = _place_of(by_class.sum(-2), one)
+    index = of_class[..., None, None].expand(*by_class.shape[:-1], 1)
+    return scaled, of_class + CLASSES * _place_of(by_class.gather(-1, index)[..., 0], other)
+
+
+def _place_of(mass: Tensor, uniform: Tensor) -> Tensor:
+    """Where `uniform` falls in the cumulative sums of mass (..., n)."""
+    sums = mass.cumsum(-1)
+    return (sums <= (uniform * sums[..., -1])[..., None]).sum(-1)
 
 
 def reference(
@@ -192,11 +136,11 @@ def reference(
     masked: int, temperature: float, strength: float,
 ) -> Tensor:  # fmt: skip
     """The same in plain torch, in float32 at least."""
-    scaled, scores = _scores(logits, noise, seed, temperature)
-    hidden, chosen = tokens == mask, scores.argmax(-1)
+    scaled, chosen = _drawn(logits, noise, seed, temperature)
+    hidden = tokens == mask
     if choice is None:
         assert seed is not None, "noise, or a seed to draw it from"
-        choice = exponentials(seed, tokens.numel(), 1, 1).view(tokens.shape)
+        choice = exponentials(uniforms(seed, tokens.numel())[:, 2]).view(tokens.shape)
     own = torch.gather(scaled.log_softmax(-1), -1, chosen[..., None])[..., 0]
     sure = torch.where(hidden, own - strength * choice.to(own.dtype).log(), math.inf)
     rank = sure.argsort(dim=-1, stable=True).argsort(dim=-1)
@@ -205,7 +149,7 @@ def reference(
 
 def reference_draw(logits: Tensor, noise: Tensor | None, seed: Tensor | None, temperature: float) -> Tensor:
     """The same in plain torch, in float32 at least."""
-    return _scores(logits, noise, seed, temperature)[1].argmax(-1)
+    return _drawn(logits, noise, seed, temperature)[1]
 
 
 def _race(logits: Tensor, noise: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """Random numbers by counter: the same in a kernel and in plain torch, so that a draw can be checked.
 
-Philox 4 x 32 with 10 rounds: four numbers of 32 bits of a 64-bit seed and a counter. `exponentials` are of a counter
-(index // 4, row, stream, 0), the index % 4-th of its numbers: neighbours share a counter.
+Philox 4 x 32 with 10 rounds: four numbers of 32 bits of a 64-bit seed and a counter, which is (0, row, 0, 0).
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
 
@@ -16,39 +15,35 @@ ROUNDS, MASK = 10, 0xFFFFFFFF
 
 
 @jit
-def exponential(bits):
-    """Exponential numbers of 32 random bits: -log(1 - w), as a series where w is small, since those decide a race."""
-    uniform = tl.minimum(bits.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10, 0.99999994)
+def _uniform(bits):
+    return tl.minimum(bits.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10, 0.99999994)
+
+
+@jit
+def uniforms_row(seed, row):
+    """The first three of four numbers in (0, 1) for each row."""
+    nothing = (row * 0).to(tl.int32)
+    a, b, c, _ = tl.philox(seed, nothing, row.to(tl.int32), nothing, nothing)  # type: ignore[misc]
+    return _uniform(a), _uniform(b), _uniform(c)
+
+
+@jit
+def exponential_row(uniform):
+    """-log(1 - uniform), exponentially distributed, as a series where small, since the smallest decide."""
     small = uniform * (1.0 + uniform * (0.5 + uniform * 0.3333333333333333))
     return tl.where(uniform < 0.0078125, small, -tl.log(1.0 - uniform))
 
 
-@jit
-def exponential_tile(seed, row, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Numbers (ROWS, COLUMNS) of rows `row` and indices from `first` on, which 4 divides; stream 0."""
-    counter = (first // 4 + tl.arange(0, COLUMNS // 4)[None, :] + row * 0).to(tl.int32)
-    nothing = counter * 0
-    a, b, c, d = tl.philox(seed, counter, row.to(tl.int32) + nothing, nothing, nothing)  # type: ignore[misc]
-    bits = tl.join(tl.join(a, c), tl.join(b, d))
-    return exponential(tl.reshape(bits, (ROWS, COLUMNS)))
+def uniforms(seed: Tensor, rows: int) -> Tensor:
+    """Float32 numbers (rows, 4) in (0, 1) of a seed (), in plain torch."""
+    row = torch.arange(rows, device=seed.device)
+    nothing = torch.zeros_like(row)
+    bits = torch.stack(_philox(seed, [nothing, row, nothing, nothing]), -1)
+    return (bits.to(torch.float32) * 2.0**-32 + 2.0**-33).clamp(max=0.99999994)
 
 
-@jit
-def exponential_row(seed, row):
-    """A number for each row: index 0 of stream 1."""
-    nothing = (row * 0).to(tl.int32)
-    return exponential(tl.philox(seed, nothing, row.to(tl.int32), nothing + 1, nothing)[0])
-
-
-def exponentials(seed: Tensor, rows: int, count: int, stream: int) -> Tensor:
-    """Float32 numbers (rows, count) of a seed (), in plain torch."""
-    device = seed.device
-    index = torch.arange(-(-count // 4), device=device)
-    row = torch.arange(rows, device=device)[:, None]
-    nothing = torch.zeros_like(row + index)
-    numbers = _philox(seed, [index + nothing, row + nothing, nothing + stream, nothing])
-    bits = torch.stack(numbers, -1).flatten(1)[:, :count]
-    uniform = (bits.to(torch.float32) * 2.0**-32 + 2.0**-33).clamp(max=0.99999994)
+def exponentials(uniform: Tensor) -> Tensor:
+    """-log(1 - uniform) as in `exponential_row`, in plain torch."""
     small = uniform * (1.0 + uniform * (0.5 + uniform * 0.3333333333333333))
     return torch.where(uniform < 0.0078125, small, -(1.0 - uniform).log())
 

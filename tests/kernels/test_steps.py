@@ -13,7 +13,7 @@ from minimodels.diffusion_config import Denoising, Schedule
 from minimodels.kernels import fused
 from minimodels.kernels.backend import kernel_backend
 from minimodels.kernels.operator import OPERATORS
-from minimodels.kernels.philox import exponentials
+from minimodels.kernels.philox import exponentials, uniforms
 from minimodels.samplers import Sampler, guide, sample_token, unmask
 from tests.kernels.cases import draw_token, guided_step, unmask_step
 from tests.sim.test_trace import Listing
@@ -155,12 +155,23 @@ def test_philox_is_that_of_its_authors() -> None:
 
 
 def test_exponential_numbers_are_exponential() -> None:
-    numbers = exponentials(torch.tensor(-5), 300, 1001, 0).flatten()
+    drawn = uniforms(torch.tensor(-5), 100_001)
+    assert not torch.equal(drawn, uniforms(torch.tensor(1), 100_001))
+    numbers = exponentials(drawn).flatten()
     assert numbers.min() > 0 and numbers.isfinite().all() and numbers.unique().numel() > 0.95 * numbers.numel()
     for bound in (1e-3, 0.1, 1.0, 3.0):  # 4 deviations of a share
         share, expected = (numbers < bound).double().mean().item(), -torch.tensor(-bound).expm1().item()
         assert abs(share - expected) < 4 * (expected / numbers.numel()) ** 0.5
-    assert not torch.equal(exponentials(torch.tensor(1), 5, 1, 0), exponentials(torch.tensor(1), 5, 1, 1))
+
+
+def test_tokens_drawn_from_a_seed_are_as_frequent_as_probable() -> None:
+    """Of columns that share a class and those that do not; 5 deviations of a share."""
+    logits = 2 * torch.randn(307, generator=torch.Generator().manual_seed(1))
+    rows = 40_001
+    step = OPERATORS[draw_token.OPERATOR].call(logits.expand(rows, -1), None, torch.tensor(7), 0.8)
+    found = torch.bincount(step, minlength=307) / rows
+    expected = (logits / 0.8).softmax(-1)
+    assert ((found - expected).abs() <= 5 * (expected / rows).sqrt() + 1 / rows).all()
 
 
 def test_how_many_tokens_stay_masked_compiles_nothing_anew() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from minimodels.kernels import maskgit_step as module
+from tests.kernels.matrix_targets import TARGETS
 
 OPERATOR = "minimodels::unmask_step"
 NARROW_STORES = True  # one token a row
+NARROW = {"aMUSEd, positions together": TARGETS}  # each row gathers a class of columns of its own
 
 
 def arguments(
@@ -55,4 +57,4 @@ def small(name: str, dtype: torch.dtype) -> tuple[Any, ...]:
     return arguments(**SMALL[name], dtype=dtype)
 
 
-__all__ = ["LARGE", "NARROW_STORES", "OPERATOR", "SMALL", "module", "small"]
+__all__ = ["LARGE", "NARROW", "NARROW_STORES", "OPERATOR", "SMALL", "module", "small"]

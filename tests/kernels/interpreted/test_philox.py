@@ -1,4 +1,4 @@
-"""Noise drawn inside a kernel is that drawn in plain torch, so tokens are too."""
+"""Numbers drawn inside a kernel are those drawn in plain torch, so tokens are too."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ def test_a_token_from_a_seed_is_that_of_the_reference() -> None:
     args = draw_token.arguments(3, 4500, given=False, dtype=torch.float32)
     known = OPERATORS[draw_token.OPERATOR]
     assert torch.equal(known.call(*args), known.reference(*args))
+
+
+@pytest.mark.parametrize("first", (-float("inf"), -500.0))
+def test_columns_far_above_the_first_do_not_overflow(first: float) -> None:
+    torch.manual_seed(0)
+    args = unmask_step.arguments(2, 7, 300, 2, given=False, dtype=torch.float32)
+    args[1][..., :256] = first
+    known = OPERATORS[unmask_step.OPERATOR]
+    found = known.call(*args)
+    assert torch.equal(found, known.reference(*args))
+    assert (found >= 256).any(), "what has no mass is not drawn"
