@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minimodels.kernels.attention_check import check, check_cache
 from minimodels.kernels.backend import choice, target_of
+from minimodels.kernels.fused import rotate
 from minimodels.kernels.limits import resolve
 from minimodels.kernels.scope import CORE, AttentionCall, scope
 
@@ -59,6 +60,30 @@ def attention(
         if backend == "flash-attn":
             return _packaged(q, k, v, causal, scale)
         return _fused(backend, q, k, v, causal, bias, scale)
+
+
+def attention_rotated(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, *, causal: bool = False, bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:  # fmt: skip
+    """`attention` of q and k (*batch, heads, n, d) of positions 0 to n - 1, rotated by a table (at least n, d).
+
+    Ours rotates inside where sequences are short, as over the frames of a video; otherwise `rotate` goes before.
+
+    Raises:
+        ValueError: as `attention` does.
+    """
+    causal = causal and q.shape[-2] > 1
+    if choice().attention.startswith("triton"):
+        from minimodels.kernels.our_attention import attend, rotates
+
+        check(q, k, v, causal, bias, scale)
+        backend = resolve(choice().attention, target_of(q), q, k, causal, bias)
+        if backend in OURS and rotates(q, k, cos, sin):
+            scale = q.shape[-1] ** -0.5 if scale is None else scale
+            with scope(CORE, backend, _call(backend, q, k, causal, bias)):
+                return attend(q, k, v, causal, bias, scale, cos, sin)
+    return attention(*rotate(q, k, cos, sin, 0), v, causal=causal, bias=bias, scale=scale)
 
 
 def attention_with_cache(

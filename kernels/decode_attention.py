@@ -354,5 +354,6 @@ decode_attention = define(
 
 bias: added to the scaled scores, broadcast to (b, heads, n, pos + n); position: where given, an int64 on the device
 that holds the position of the first new row, of which `pos` is the largest (a larger one is taken as `pos`, a negative
-one as 0): what is launched and how large the bias is then depends on `pos` alone, as the replay of a CUDA graph needs.
+one as 0): what is launched and how large the bias is then depends on `pos` alone, so that one captured graph serves all
+positions up to it. Our own graph mode captures every position that it measures, and gives none.
 """

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from minimodels.kernels import cross_attention as cross
@@ -17,8 +18,11 @@ from minimodels.kernels import temporal_attention as short
 from minimodels.kernels.attention_math import empty_result
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float) -> Tensor:
-    """q (*batch, heads, n, d), k and v (*batch, kv_heads, m, d) -> (*batch, heads, n, d)."""
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float, cos: Tensor | None = None,
+    sin: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """q (*batch, heads, n, d), k and v (*batch, kv_heads, m, d) -> (*batch, heads, n, d); cos, sin: `rotates` says."""
     batch = q.shape[:-3]
     if not q.numel():
         return empty_result(q, v)
@@ -29,12 +33,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, s
         q, k, v = (x.reshape(1, -1, *x.shape[-3:]) for x in (q, k, v))
         bias = bias if bias is None or bias.dim() < 4 else _folded(bias, batch)
     if short.suits(q, k):
-        out = short.temporal_attention(q, k, v, bias, None, None, causal, scale)
+        out = short.temporal_attention(q, k, v, bias, cos, sin, causal, scale)
     elif bias is None and not causal and cross.takes(q, k):
         out = cross.cross_attention(q, k, v, scale)
     else:
         out = flash.flash_attention(q, k, v, bias, causal, scale)
     return out[0] if len(batch) == 1 else out.reshape(*batch, *out.shape[2:]) if len(batch) != 2 else out
+
+
+def rotates(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether `attend` rotates q and k (*batch, heads, n, d) by tables cos and sin (length, d) inside."""
+    lies = cos.is_contiguous() and sin.is_contiguous() and q.numel() > 0
+    trained = torch.is_grad_enabled() and (cos.requires_grad or sin.requires_grad)
+    return lies and not trained and short.suits(q, k) and short.holds_rotated(q, k)
 
 
 def takes_cache(q: Tensor, k: Tensor) -> bool:

@@ -130,6 +130,13 @@ def suits(q: Tensor, k: Tensor) -> bool:
     return takes(q, k) and (small or q.element_size() == 2)
 
 
+def holds_rotated(q: Tensor, k: Tensor) -> bool:
+    """Whether registers hold the keys rotated, in halves, and queries are the last of them."""
+    (n, head_dim), m = q.shape[-2:], k.shape[-2]
+    held = power_of_2(m, 16) * power_of_2(head_dim)
+    return head_dim % 2 == 0 and n <= m and held <= ROTATED and head_dim <= MOST_FEATURES
+
+
 def _check(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cos: Tensor | None, sin: Tensor | None, causal: bool,
     scale: float,
@@ -142,10 +149,8 @@ def _check(
     require(
         cos is None or head_dim % 2 == 0 and n <= m, f"halves of heads are rotated, of the last queries: not {given}"
     )
-    held = power_of_2(m, 16) * power_of_2(head_dim)
-    fit = cos is None or held <= ROTATED and head_dim <= MOST_FEATURES
     limit = f"at most {MOST_FEATURES} features, {ROTATED:,} in all"
-    require(fit, f"keys rotated inside have {limit}; not {m} of {head_dim}")
+    require(cos is None or holds_rotated(q, k), f"keys rotated inside have {limit}; not {m} of {head_dim}")
     for name, table in (("cos", cos), ("sin", sin)):
         if table is not None:
             long = table.dim() == 2 and len(table) >= m

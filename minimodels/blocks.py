@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minimodels.config import MultiAxis, Norm, Relative, Rotary, Stack
 from minimodels.kernels.activations import ACTIVATIONS
-from minimodels.kernels.attention import attention, attention_with_cache
+from minimodels.kernels.attention import attention, attention_rotated, attention_with_cache
 from minimodels.kernels.backend import ours
 from minimodels.kernels.fused import gated, layer_norm, rotate
 from minimodels.kernels.scope import scope
@@ -83,12 +83,11 @@ class RotaryTable(Computed):
         self.cos.copy_(torch.cat([angle.cos(), angle.cos()], -1))
         self.sin.copy_(torch.cat([-angle.sin(), angle.sin()], -1))
 
-    def forward(self, q: Tensor, k: Tensor, pos: int) -> tuple[Tensor, Tensor]:
-        """Rotate q, k (b, heads, n, head_dim), whose first rows are position `pos`."""
-        n = q.shape[-2]
-        if pos + n > len(self.cos):
-            raise ValueError(f"{pos + n} tokens exceed the {len(self.cos)} that have positions (context_len)")
-        return rotate(q, k, self.cos, self.sin, pos)
+    def table(self, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of `length` positions at least."""
+        if length > len(self.cos):
+            raise ValueError(f"{length} tokens exceed the {len(self.cos)} that have positions (context_len)")
+        return self.cos, self.sin
 
 
 class Rotation(NamedTuple):
@@ -100,6 +99,10 @@ class Rotation(NamedTuple):
     def __call__(self, q: Tensor, k: Tensor, pos: int = 0) -> tuple[Tensor, Tensor]:
         """Rotate q, k (..., n, head_dim), whose first rows are row `pos`."""
         return rotate(q, k, self.cos, self.sin, pos)
+
+    def table(self, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, of `length` positions at least."""
+        return self
 
 
 class RelativeBias(nn.Module):
@@ -203,12 +206,14 @@ class Attention(nn.Module):
         with scope("attention", self.role):
             if kv is None:
                 q, k, v = self.qkv(x)
-                if rotary is not None:
-                    q, k = rotary(q, k, pos)
+                if rotary is not None and cache is not None:
+                    q, k = rotate(q, k, *rotary.table(pos + q.shape[-2]), pos)
                 kv = KV(k, v)
             else:
                 q = self.heads(self.to_q(x), self.q_norm)
-            if cache is None:
+            if cache is None and rotary is not None:
+                out = attention_rotated(q, *kv, *rotary.table(q.shape[-2]), causal=causal, bias=bias, scale=self.scale)
+            elif cache is None:
                 out = attention(q, *kv, causal=causal, bias=bias, scale=self.scale)
             else:
                 out = attention_with_cache(q, *kv, *cache, pos, causal=causal, bias=bias, scale=self.scale)

@@ -283,10 +283,12 @@ class DiffusionTransformer(nn.Module):
             return x[:, text.shape[1] :]
         rotation = rotations(position, grid, 0, x) if isinstance(position, RotaryAxes) else None
         place = prod(sides)
-        of_role = {"spatial": slice(place), "temporal": slice(None, None, place)}  # the others turn all alike
+        of_role = {}  # the others turn all alike
+        if rotation is not None and self.config.attention == "factorised":
+            of_role["spatial"] = Rotation(*(table[:place] for table in rotation))
+            of_role["temporal"] = Rotation(*(table[::place].contiguous() for table in rotation))
         for layer in cast("Sequence[Layer]", self.layers):
-            rows = of_role.get(layer.self_attention.role, slice(None))
-            x = layer(x, t, rotation and Rotation(rotation.cos[rows], rotation.sin[rows]), frames, text)
+            x = layer(x, t, of_role.get(layer.self_attention.role, rotation), frames, text)
         return x
 
 

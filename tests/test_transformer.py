@@ -13,6 +13,7 @@ from minimodels.blocks import Attention, Heads
 from minimodels.config import AutoregressiveImage, LanguageModel
 from minimodels.config import Stack as StackConfig
 from minimodels.kernels.backend import attention_backend
+from minimodels.kernels.fused import rotate
 from minimodels.loader import load
 from minimodels.pixel_decoder import VitDecoder
 from minimodels.run import build, parameters
@@ -180,7 +181,7 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     q, k = (torch.randn(1, 3, 1, 10, generator=generator) for _ in range(2))
 
     def turned(x: Tensor, pos: int) -> Tensor:
-        return table(x, x, pos)[0]
+        return rotate(x, x, *table.table(pos + 1), pos)[0]
 
     near = (turned(q, 5) * turned(k, 2)).sum(-1)
     far = (turned(q, 25) * turned(k, 22)).sum(-1)

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimodels import loader
 from minimodels.kernels import cross_attention, decode_attention
-from minimodels.kernels.attention import attention, attention_with_cache
+from minimodels.kernels.attention import attention, attention_rotated, attention_with_cache
 from minimodels.kernels.backend import attention_backend
+from minimodels.kernels.fused import rotate
 from minimodels.kernels.launch import Launch, specialisation
 from minimodels.kernels.operator import OPERATORS
 from minimodels.run import Run, build
@@ -236,3 +238,26 @@ def test_a_few_programs_share_the_keys_of_cross_attention() -> None:
     blocks = 64 * 8 * 4096 // 64
     (launch,) = _launches(cross_attention, q, k, k, 0.1)
     assert 132 <= launch.grid[0] < blocks / 8
+
+
+@pytest.mark.parametrize(("frames", "inside"), ((21, True), (200, False)))
+@torch.no_grad()
+def test_attention_over_frames_rotates_inside_the_kernel_where_they_are_few(frames: int, inside: bool) -> None:
+    """As Wan with factorised attention does: projections (b, f, p, heads d), rotated by the frame."""
+    torch.manual_seed(0)
+    q, k, v = (rearrange(torch.randn(2, frames, 3, 2 * 16), "b f p (h d) -> b p h f d", d=16) for _ in range(3))
+    cos, sin = torch.randn(frames + 1, 16), torch.randn(frames + 1, 16)
+    expected = attention(*rotate(q, k, cos, sin, 0), v)
+    with attention_backend("triton", "cpu"), Seen() as seen:
+        found = attention_rotated(q, k, v, cos, sin)
+    torch.testing.assert_close(found, expected)
+    assert ("minimodels::temporal_attention" in seen.names) == inside
+    assert ("aten::roll" in seen.names) == (not inside)
+
+
+def test_the_temporal_layers_of_wan_rotate_inside() -> None:
+    config = loader.load("wan-factorised")
+    ops = simulate(config, Run(attention="triton", kernels="triton", device="h200")).ops
+    calls = {where: sum(op.weight for op in ops if op.name == name and "temporal" in op.scope)
+             for where, name in (("inside", "minimodels::temporal_attention"), ("before", "roll"))}  # fmt: skip
+    assert calls["inside"] > 0 and calls["before"] == 0, calls
