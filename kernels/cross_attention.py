@@ -127,7 +127,9 @@ def plan(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, list[La
     # As many blocks each as leave every multiprocessor its programs: keys are read again for every one
     blocks_each = cdiv(sequences * blocks, TOGETHER * compute_units(q))
     shares = cdiv(blocks, min(blocks, blocks_each))
-    num_stages = 1 if target_of(q).startswith("gfx") else 2
+    target = target_of(q)
+    num_stages = 1 if target.startswith("gfx") else 2
+    num_warps = 8 if target.startswith("sm10") and head_dim > 96 else 4  # four spill with Triton 3.6
     unit, strides = in_units(q, k, v, out, dims=4)
     (main, rest), (keys, late) = parts(head_dim), parts(m)
     args = (q, k, v, out, *strides, positions, heads, n, m, scale * LOG2_E, cdiv(blocks, shares))
@@ -135,7 +137,7 @@ def plan(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, list[La
         "ROWS": ROWS, "M": keys, "L": late, "D": main, "E": rest, "HEAD_DIM": head_dim, "WIDE": wide(q, k, v, out),
         "UPCAST": INTERPRETED and q.dtype == torch.bfloat16, "UNIT": unit,
     }  # fmt: skip
-    return out, [Launch(_cross, (sequences * shares, 1, 1), args, constants, 4, num_stages)]
+    return out, [Launch(_cross, (sequences * shares, 1, 1), args, constants, num_warps, num_stages)]
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -69,10 +69,9 @@ def _drawing(
 ) -> Launch:  # fmt: skip
     """The launch that draws from logits (b, n, vocab)."""
     batch, n, vocab = logits.shape
-    many = batch * n > FEW_ROWS
     if logits.stride(2) == 1 or n == 1:
-        rows, columns = 1, min(power_of_2(vocab, CLASSES), TILE if many else 4 * TILE)
-        each = 32 if seed is not None and many else 16
+        rows, columns = 1, min(power_of_2(vocab, CLASSES), TILE if batch * n > FEW_ROWS else 4 * TILE)
+        each = 32 if noise is None else 16
     else:
         rows, columns, each = SECTOR, TILE // SECTOR, 8
     blocks = cdiv(n, rows)

@@ -6,6 +6,7 @@ python -m tests.kernels.test_compile_matrix [KERNEL ...]      writes the facts o
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -20,6 +21,7 @@ from tests.kernels.matrix import measure, version
 from tests.kernels.matrix_targets import TARGETS
 
 FOLDER = Path(__file__).parent / "compiled"
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 GROWTH = 1.15
 WIDE = 0.5  # of the bytes at least; what is per row, channel or head may be narrow
 SHARED = {"sm80": 163 << 10, "sm90": 227 << 10, "sm100": 227 << 10, "gfx942": 64 << 10}  # bytes a block can have
@@ -30,8 +32,12 @@ def _file(name: str) -> Path:
     return FOLDER / f"{name.partition('::')[2]}.json"
 
 
+def _by_version(name: str) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
+    return json.loads(_file(name).read_text()) if _file(name).exists() else {}
+
+
 def _committed(name: str) -> dict[str, dict[str, dict[str, int]]]:
-    return json.loads(_file(name).read_text()).get(version(), {}) if _file(name).exists() else {}
+    return _by_version(name).get(version(), {})
 
 
 def _matrix() -> Iterator[Any]:
@@ -70,14 +76,15 @@ def _share(launches: list[dict[str, int]], kind: str) -> float:
     return sum(found[f"wide_{kind}"] for found in launches) / max(1, sum(found[kind] for found in launches))
 
 
-@needs_triton
-def test_the_committed_facts_are_of_these_cases() -> None:
-    for name in MODULES:
-        committed = _committed(name)
-        if committed:
-            assert {key.partition(", launch ")[0] for key in committed} == set(MODULES[name].LARGE)
-            for key, by_target in committed.items():  # a GPU with fewer multiprocessors may do without a later launch
-                assert set(by_target) == set(TARGETS) or key[-1] in "123456789", key
+@pytest.mark.parametrize("name", MODULES)
+def test_committed_facts_are_of_these_cases_without_spills_and_of_the_oldest_triton_allowed(name: str) -> None:
+    oldest = re.search(r'"triton>=([\d.]+)', PROJECT.read_text())
+    assert oldest is not None and oldest[1] in _by_version(name)
+    for committed in _by_version(name).values():
+        assert {key.partition(", launch ")[0] for key in committed} == set(MODULES[name].LARGE)
+        for key, by_target in committed.items():  # a GPU with fewer multiprocessors may do without a later launch
+            assert set(by_target) == set(TARGETS) or key[-1] in "123456789", key
+            assert not any(found["spills"] or found["stack"] for found in by_target.values()), key
 
 
 def write(kernels: Sequence[str]) -> None:
@@ -91,9 +98,8 @@ def write(kernels: Sequence[str]) -> None:
             for target in TARGETS:
                 for key, found in measure(case, plan, args, target):
                     facts.setdefault(key, {})[target] = found
-        known = json.loads(_file(name).read_text()) if _file(name).exists() else {}
         FOLDER.mkdir(exist_ok=True)
-        _file(name).write_text(json.dumps(known | {version(): facts}, indent=1) + "\n")
+        _file(name).write_text(json.dumps(_by_version(name) | {version(): facts}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
