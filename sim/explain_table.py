@@ -11,10 +11,9 @@ from rich.text import Text
 
 from minimodels.sim import units
 from minimodels.sim.cells import table_of
-from minimodels.sim.error_bar import error_of
+from minimodels.sim.error_bar import PYTHON, error_of
 from minimodels.sim.explain import Reason, WhatIf, reasons
 from minimodels.sim.profile import Profile
-from minimodels.sim.truth_models import PYTHON
 from minimodels.sim.views import totals
 
 MOST = 12  # operators shown

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from minimodels.sim import device as devices
 from minimodels.sim.call import Call
+from minimodels.sim.error_bar import PYTHON
 from minimodels.sim.truth_kernels import SCALE, Unpredicted, precision
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ IF_M = (  # DeepFloyd IF-I-M: Imagen's base network at a smaller width. Source: 
     "unet.levels.3.attention.num_heads=12", "unet.middle.num_heads=12", "unet.out_channels=6", "unet.time_dim=768",
     "unet.context_dim=768", "unet.activation=gelu", "unet.pooling.num_heads=64", "text_encoder.text_len=77",
 )  # fmt: skip
-PYTHON = 2.5  # diffusers 0.17 over gpt-fast's eager loop, per operator and launch: SD 1.5, A100, batch 1, eager
-PYTHON_ROWS = ("stable-diffusion-1.5", "a100-80gb", 1)  # the rows this comes from, which are not reported
+PYTHON_ROWS = ("stable-diffusion-1.5", "a100-80gb", 1)  # the eager rows `PYTHON` comes from, which are not reported
 PRECISIONS = ("bfloat16", "float16", "float32")
 LLAMA = {"llama-7b": "llama2-7b", "llama2-7b": "llama2-7b"}
 GENERATION = ("prefill", "decode", "prefill+decode")

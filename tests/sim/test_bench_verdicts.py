@@ -84,10 +84,9 @@ def test_without_a_measurement_nothing_is_met_or_missed() -> None:
 def test_what_is_fast_enough_meets_all_goals_but_those_nobody_can_judge(fast: dict[str, Any]) -> None:
     missed = [verdict for verdict in judged([fast]) if verdict.word != "met"]
     assert [v.kernel.partition(",")[0] for v in missed] == [
-        "GroupNorm + SiLU", "SD 1.5", "SD 1.5", "Make-A-Video decoder", "Make-A-Video decoder",
+        "SD 1.5", "SD 1.5", "Make-A-Video decoder", "Make-A-Video decoder",
     ]  # fmt: skip
-    assert missed[0].aim == "≤ 200 µs", "1,007 MB take 252 µs at 4 TB/s"
-    assert {verdict.word for verdict in missed[1:]} == {"not measured"}
+    assert {verdict.word for verdict in missed} == {"not measured"}
 
 
 def test_a_goal_is_missed_where_its_figure_falls_short() -> None:

@@ -12,11 +12,10 @@ from minimodels import loader
 from minimodels.cli import main
 from minimodels.run import Run
 from minimodels.sim import device as devices
-from minimodels.sim.error_bar import HOST_ERROR, error_of
+from minimodels.sim.error_bar import HOST_ERROR, PYTHON, error_of
 from minimodels.sim.explain import reasons, what_ifs
 from minimodels.sim.profile import Op
 from minimodels.sim.simulate import simulate
-from minimodels.sim.truth_models import PYTHON
 from minimodels.sim.views import op_seconds, totals
 
 NAME = "stable-diffusion-1.5"
