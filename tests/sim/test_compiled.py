@@ -156,6 +156,7 @@ def test_a_compiled_run_times_kernels_and_keeps_the_flops_of_the_walk(
     check(compiled(name, monkeypatch), name)
 
 
+@pytest.mark.slow
 def test_kernels_weigh_what_the_steps_they_ran_in_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step of the decoding loop draws one token."""
     profile = compiled("llama-tiny", monkeypatch)

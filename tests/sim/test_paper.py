@@ -189,6 +189,7 @@ def test_other_lengths_go_into_a_folder_of_their_own_and_are_not_scored(tmp_path
     assert "Not the study" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_another_cost_model_gives_other_speed_ups() -> None:
     """Nothing of the scoreboard is typed in."""

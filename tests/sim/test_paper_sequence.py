@@ -215,6 +215,7 @@ BELONG = ("s5", "f9", "f10", "f14", "s6b")
 ALSO = {"abs-06", "int-10", "int-11", "int-14", "int-19", "int-20", "int-21"}
 
 
+@pytest.mark.slow
 def test_every_number_of_sections_v_and_vi_b_is_scored(tiny: Study) -> None:
     results = [target(tiny) for target in (sequence.fig8, sizes.fig9, scaling.fig10, frames.fig14)]
     expected = {name for name in numbers() if name.startswith(BELONG)} | ALSO

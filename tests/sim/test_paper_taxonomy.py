@@ -45,6 +45,7 @@ def scored(score: Score) -> tuple[str, bool | None]:
     return score.ours, score.holds
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_every_number_of_sections_1_to_3_is_scored_once_and_says_why_where_it_does_not_hold() -> None:
     made = of_device("a100-80gb")

@@ -45,6 +45,7 @@ def test_calls_list_every_op_and_weights_are_executions(parti: Profile) -> None:
     assert sum(op.weight for op in cores if op.name == "scaled_dot_product_attention") == 2 * layers * tokens
 
 
+@pytest.mark.slow
 def test_knots_give_the_flops_and_bytes_of_every_step_and_nearly_its_time(parti: Profile) -> None:
     full = profile("parti-350m", full=True)
     assert exact_flops(full) == exact_flops(parti)
