@@ -82,9 +82,12 @@ class UNetStage(nn.Module):
         )
         self.resample = resample
 
-    def step(self, index: int, x: Tensor, told: Told) -> Tensor:
-        """One residual block and its attention."""
-        x = self.res_blocks[index](x, told.time, told.frames)
+    def block(self, index: int, x: Tensor, told: Told) -> Tensor:
+        """One residual block. Its attention is called apart, so that what this is given need not live as long."""
+        return self.res_blocks[index](x, told.time, told.frames)
+
+    def attend(self, index: int, x: Tensor, told: Told) -> Tensor:
+        """The attention behind a residual block, if there is one."""
         return self.attentions[index](x, told) if len(self.attentions) else x
 
     def change(self, x: Tensor, told: Told) -> Tensor:
@@ -226,21 +229,26 @@ class UNet(nn.Module):
         numbers = (None if number is None else per_sample(number, x) for number in (noise_level, frame_rate))
         embedded, texts = self.conditions(per_sample(t, x), x.dtype, texts, vector, image, *numbers)
         if config.temporal is None:
-            return self._denoise(x, Told(embedded, tuple(texts), 1))
+            told = Told(embedded, tuple(texts), 1)
+            return self._denoise(self._enter(x, told), told)
         frames = x.shape[2]
         each = [repeat(text, "b m d -> (b f) m d", f=frames) for text in texts]
         told = Told(repeat(embedded, "b d -> (b f) d", f=frames), tuple(each), frames)
-        x = self._denoise(rearrange(x, "b c f h w -> (b f) c h w"), told)
+        x = self._denoise(self._enter(rearrange(x, "b c f h w -> (b f) c h w"), told), told)
         return rearrange(x, "(b f) c h w -> b c f h w", f=frames)
 
-    def _denoise(self, x: Tensor, told: Told) -> Tensor:
-        """Down, through the middle, and up again: (b f, in_channels, h, w) -> (b f, out_channels, h, w)."""
+    def _enter(self, x: Tensor, told: Told) -> Tensor:
+        """(b f, in_channels, h, w) -> features (b f, c, h, w)."""
         x = self.enter(x, told.frames)
-        x = x if self.temporal is None else self.temporal(x, told.frames)
+        return x if self.temporal is None else self.temporal(x, told.frames)
+
+    def _denoise(self, x: Tensor, told: Told) -> Tensor:
+        """Down, through the middle, and up again: features (b f, c, h, w) -> (b f, out_channels, h, w)."""
         skips = [x]
         for stage in self.down:
             for index in range(len(stage.res_blocks)):  # type: ignore[arg-type]
-                x = stage.step(index, x, told)  # type: ignore[operator]
+                x = stage.block(index, x, told)  # type: ignore[operator]
+                x = stage.attend(index, x, told)  # type: ignore[operator]
                 skips.append(x)
             if stage.resample is not None:
                 x = stage.change(x, told)  # type: ignore[operator]
@@ -251,7 +259,8 @@ class UNet(nn.Module):
         x = self.middle_out(x, told.time, told.frames)
         for stage in self.up:
             for index in range(len(stage.res_blocks)):  # type: ignore[arg-type]
-                x = stage.step(index, torch.cat([x, skips.pop()], dim=1), told)  # type: ignore[operator]
+                x = stage.block(index, torch.cat([x, skips.pop()], dim=1), told)  # type: ignore[operator]
+                x = stage.attend(index, x, told)  # type: ignore[operator]
             if stage.resample is not None:
                 x = stage.change(x, told)  # type: ignore[operator]
         return self.leave(group_norm(x, self.norm, self.config.activation), told.frames)

@@ -24,8 +24,8 @@ BACKGROUND = 0.12
 UNSEEN = (("circle", "red"), ("square", "green"), ("triangle", "blue"), ("cross", "yellow"))
 WORDS = ("", "a", *COLOURS, *SHAPES, "moving", *DIRECTIONS)
 RADIUS = (0.24, 0.34)  # of a shape, in sides of the picture
-MOVING_RADIUS = (0.17, 0.23)  # of one that moves, which needs room for it
-PATH = 0.5  # how far a shape moves, in sides of the picture
+MOVING_RADIUS = (0.2, 0.27)  # of one that moves, which needs room for it
+PATH = 0.42  # how far a shape moves, in sides of the picture
 
 
 def combinations(moving: bool) -> Tensor:

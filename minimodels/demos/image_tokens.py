@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import cast
 
 import torch
@@ -39,13 +40,10 @@ class Autoregressive:
         tokenizer, upscaler, transformer = steps
         larger, writer = self.parts["super_resolution"], self.parts["transformer"]
         return [
-            Stage("tokenizer", self.tokenizer, self._reconstruction, tokenizer, 2e-3),
+            Stage("tokenizer", self.tokenizer, partial(reconstruction, self.tokenizer, self.small), tokenizer, 2e-3),
             Stage("super_resolution", larger, self._enlargement, upscaler, 2e-3, 0.0, self._encode),
             Stage("transformer", writer, self._writing, transformer, 2e-3, 0.998, self._encode, self._begin),
         ]
-
-    def _reconstruction(self, generator: torch.Generator) -> Tensor:
-        return self.tokenizer.loss(self.small[torch.randint(len(self.small), (64,), generator=generator)], generator)
 
     def _encode(self) -> None:
         self.codes = self.tokenizer.encode(self.small)
@@ -69,13 +67,16 @@ class Autoregressive:
 
 
 class Parallel:
-    """Masked transformers that learn from labels (n, 2) and pixels (n, 3, h, w) to fill in tokens, coarse then fine."""
+    """Masked transformers that learn from labels (n, 2) and pixels (n, 3, h, w) to fill in tokens, coarse then fine.
+
+    As in Muse the coarse tokens are of a smaller picture, here half as large, and have a tokenizer of their own.
+    """
 
     def __init__(self, config: ParallelImage, parts: nn.ModuleDict, labels: Tensor, pixels: Tensor) -> None:
-        self.parts, self.pixels = parts, pixels
+        self.parts, self.pixels, self.small = parts, pixels, F.avg_pool2d(pixels, 2)
         self.text = tokens(labels, config.text_encoder.text_len)
-        channels = [config.decoder.channels[0], *config.decoder.channels]
-        coarse = config.decoder.model_copy(update={"codebook_size": config.transformer.vocab, "channels": channels})
+        half = {"codebook_size": config.transformer.vocab, "channels": config.decoder.channels[:-1]}
+        coarse = config.decoder.model_copy(update=half)
         self.fine = quantised.of_conv(config.decoder, cast(VqDecoder, parts["decoder"]))
         self.coarse = quantised.of_conv(coarse, VqDecoder(coarse))
         self.low = self.high = self.text  # until there are codes
@@ -91,17 +92,14 @@ class Parallel:
         lower = nn.ModuleDict({name: self.parts[name] for name in ("text_encoder", "transformer")})
         finer = self.parts["super_resolution"]
         return [
-            Stage("fine tokenizer", self.fine, lambda g: self._reconstruction(self.fine, g), fine, 2e-3),
-            Stage("coarse tokenizer", self.coarse, lambda g: self._reconstruction(self.coarse, g), coarse, 2e-3),
+            Stage("fine tokenizer", self.fine, partial(reconstruction, self.fine, self.pixels), fine, 2e-3),
+            Stage("coarse tokenizer", self.coarse, partial(reconstruction, self.coarse, self.small), coarse, 2e-3),
             Stage("transformer", lower, self._coarse_filling, transformer, 2e-3, 0.998, self._encode, self._begin),
             Stage("super_resolution", finer, self._fine_filling, upper, 2e-3, 0.998, self._encode),
         ]
 
-    def _reconstruction(self, tokenizer: quantised.Quantised, generator: torch.Generator) -> Tensor:
-        return tokenizer.loss(self.pixels[torch.randint(len(self.pixels), (32,), generator=generator)], generator)
-
     def _encode(self) -> None:
-        self.low, self.high = (one.encode(self.pixels).flatten(1) for one in (self.coarse, self.fine))
+        self.low, self.high = self.coarse.encode(self.small).flatten(1), self.fine.encode(self.pixels).flatten(1)
 
     def _begin(self) -> None:
         lower, upper = (cast(MaskedTransformer, self.parts[name]) for name in ("transformer", "super_resolution"))
@@ -119,6 +117,11 @@ class Parallel:
         features = self.parts["text_encoder"](some_dropped(self.text[chosen], generator))
         network = cast(MaskedTransformer, self.parts["super_resolution"])
         return filling_loss(network, self.high[chosen], features, self.low[chosen], generator)
+
+
+def reconstruction(tokenizer: quantised.Quantised, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """The loss of a tokenizer over some of pixels (n, 3, h, w)."""
+    return tokenizer.loss(pixels[torch.randint(len(pixels), (48,), generator=generator)], generator)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -49,3 +51,18 @@ def test_the_public_peaks_of_flux_are_met_within_5_percent(batch: int, gibibytes
     profile = simulate(loader.load("flux.1-dev"), Run(device="h100-sxm", batch=batch))
     # 2 % below to 0.3 % above; the measured values have three digits
     assert profile.memory is not None and profile.memory.peak / 2**30 == pytest.approx(gibibytes, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion-tiny", "prod-image-tiny", "animatediff-tiny"])
+def test_the_peak_is_the_same_once_something_was_compiled_in_the_process(name: str) -> None:
+    """Where Dynamo looks at every frame, Python keeps what a function was given until it returns."""
+    importlib.import_module("torch._dynamo")
+    from torch._C._dynamo.eval_frame import set_eval_frame
+
+    config, run = loader.load(name), Run(device="h200", attention="baseline")
+    before = simulate(config, run).memory.peak
+    callback = set_eval_frame(False)
+    try:
+        assert simulate(config, run).memory.peak == before
+    finally:
+        set_eval_frame(callback)
