@@ -32,9 +32,9 @@ INTERVAL = 20.0  # seconds between checkpoints
 CHECKPOINT, RESULT = "checkpoint.pt", "result.json"
 SHARES = ("shape", "colour", "direction", "all", "unseen")
 NOTE = (
-    "Of the generated samples, the share whose shape, colour and direction the classifier reads as the caption says; "
-    "all: every one of them; unseen: all, of pairs never trained on; shuffled: all, beside captions of other samples. "
-    "CPU time is that of training, all threads together."
+    "Of the generated samples, the share whose shape, colour and motion the classifier reads as the caption says; "
+    "all: every one of them; unseen: all, of pairs never trained on; shuffled: all, beside captions of other samples; "
+    "judge: the classifier, on newly drawn samples. CPU time is that of training, all threads together."
 )
 
 
@@ -116,16 +116,18 @@ def shown(folder: Path = RESULTS / "demos") -> RenderableType:
 
 def report(records: Sequence[Mapping[str, Any]]) -> RenderableType:
     """A row a run, a family's runs together with their mean."""
-    table = table_of("Family", *map(str.capitalize, SHARES), "Shuffled", "Chance", "Classifier", "CPU time")
+    table = table_of(
+        "Family", "Seed", "Shape", "Colour", "Motion", "All", "Unseen", "Shuffled", "Chance", "Judge", "CPU time"
+    )
     ordered = sorted(records, key=lambda one: (list(FAMILIES).index(one["family"]), one["share"], one["seed"]))
     for (family, share), runs in groupby(ordered, key=lambda one: (one["family"], one["share"])):
         of_family = list(runs)
         table.add_section()
         steps = "" if share == 1 else f", {units.percent(share)} of the steps"
-        for one in of_family:
-            table.add_row(f"{family}{steps}, seed {one['seed']}", *_cells([one]))
+        for index, one in enumerate(of_family):
+            table.add_row("" if index else f"{family}{steps}", str(one["seed"]), *_cells([one]))
         if len(of_family) > 1:
-            table.add_row(f"mean of {len(of_family)} seeds", *_cells(of_family))
+            table.add_row("", "mean", *_cells(of_family))
     return Group(table, Text(), Text(NOTE))
 
 

@@ -286,12 +286,12 @@ def test_an_unknown_family_is_told_which_there_are() -> None:
     assert all(name in result.stderr for name in FAMILIES)
 
 
-QUICK_BARS = {  # share of samples that match in all labels after a quarter of the steps, seed 0; the full runs: 0.9
-    "pixel-diffusion": 0.0,
-    "latent-diffusion": 0.0,
-    "autoregressive": 0.0,
-    "parallel-decoding": 0.0,
-    "video": 0.0,
+QUICK_BARS = {  # share of samples that match in all labels after a quarter of the steps; of whole runs it is 0.9
+    "pixel-diffusion": 0.08,
+    "latent-diffusion": 0.08,
+    "autoregressive": 0.3,
+    "parallel-decoding": 0.2,
+    "video": 0.06,
 }
 
 
