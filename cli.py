@@ -13,7 +13,7 @@ import click
 
 from minimodels.sim.commands import design, evidence, learning, study, teaching, training
 from minimodels.sim.commands.group import Commands
-from minimodels.sim.commands.options import LENGTHS, model_options, run_options, simulation_options
+from minimodels.sim.commands.options import GPU, LENGTHS, model_options, run_options, simulation_options
 from minimodels.sim.commands.printing import printed
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def profile(
 
 @main.command()
 @model_options
-@click.option("--device", default="a100-80gb", show_default=True, metavar="NAME", help="A GPU (`minibench devices`).")
+@GPU
 @simulation_options
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

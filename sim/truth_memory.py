@@ -41,11 +41,12 @@ def predicted(row: Measured, device: str) -> float:
 def _peak(model: str, overrides: tuple[str, ...], device: str, dtype: str, batch: int) -> int:
     """Peak bytes of one inference, weights included."""
     from minimodels import loader
+    from minimodels.options import parse
     from minimodels.run import Run
     from minimodels.sim.capacity import needed
 
     try:
         config = loader.load(model, overrides)
-        return needed(config, Run.model_validate({"device": device, "batch": batch, "dtype": dtype}))
+        return needed(config, parse(Run, {"device": device, "batch": batch, "dtype": dtype}))
     except ValueError as error:
         raise Unpredicted(str(error)) from None

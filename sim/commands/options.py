@@ -14,6 +14,9 @@ DEVICE = (
                  help="cuda or cpu: measure there. A GPU's name (`minibench devices`): simulate it. "
                  "auto: CUDA if there is one, else simulate a100-80gb."),
 )  # fmt: skip
+GPU = click.option(
+    "--device", default="a100-80gb", show_default=True, metavar="NAME", help="A GPU (`minibench devices`)."
+)
 HOW = (
     click.option("--attention", metavar="BACKEND", default="sdpa", show_default=True,
                  help="sdpa (torch chooses), baseline (the matrix is written out), flash, efficient, cudnn, or "

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from minimodels.sim.commands.options import LENGTHS, OVERRIDES, model_options, simulation_options
+from minimodels.sim.commands.options import GPU, LENGTHS, OVERRIDES, model_options, simulation_options
 from minimodels.sim.commands.printing import printed
 
 
@@ -75,7 +75,7 @@ def paper(targets: tuple[str, ...], device: str, folder: Path, force: bool, as_j
 @click.command()
 @model_options
 @click.option("--requests", type=click.IntRange(2, 16), default=2, show_default=True, help="Requests in flight.")
-@click.option("--device", default="a100-80gb", show_default=True, metavar="NAME", help="A GPU (`minibench devices`).")
+@GPU
 @simulation_options
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw the bandwidth: FILE.png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
