@@ -46,11 +46,15 @@ class Stage:
 
 @dataclass(slots=True)
 class Progress:
-    """Where training stands: stage, step in it, seconds of CPU time so far, last loss of each finished stage."""
+    """Where training stands: stage, step in it, seconds so far, last loss of each finished stage.
+
+    seconds: by the clock; cpu_seconds: of all threads. What is lost when a run is killed is not counted.
+    """
 
     stage: int = 0
     step: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     losses: tuple[float, ...] = ()
 
 
@@ -67,14 +71,15 @@ class Trainer:
         """All that the steps to come depend on."""
         at = self.at
         return {
-            "stage": at.stage, "step": at.step, "seconds": at.seconds, "losses": list(at.losses),
-            "weights": self.parts.state_dict(), "average": self.average,
+            "stage": at.stage, "step": at.step, "seconds": at.seconds, "cpu_seconds": at.cpu_seconds,
+            "losses": list(at.losses), "weights": self.parts.state_dict(), "average": self.average,
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
         }  # fmt: skip
 
     def resume(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
-        self.at = Progress(state["stage"], state["step"], state["seconds"], tuple(state["losses"]))
+        at = {name: state[name] for name in ("stage", "step", "seconds", "cpu_seconds")}
+        self.at = Progress(**at, losses=tuple(state["losses"]))
         self.parts.load_state_dict(state["weights"])
         self.average = state["average"]
         if state["optimizer"] is not None:
@@ -84,7 +89,8 @@ class Trainer:
 
     def run(self, keep: Callable[[dict[str, Any]], None], show: Show, interval: float) -> None:
         """Train what is left; `keep` is given the state every `interval` seconds and after each stage."""
-        total, before = sum(stage.steps for stage in self.stages), time.process_time() - self.at.seconds
+        total = sum(stage.steps for stage in self.stages)
+        begun, cpu_begun = time.monotonic() - self.at.seconds, time.process_time() - self.at.cpu_seconds
         while self.at.stage < len(self.stages):
             stage = self.stages[self.at.stage]
             past = sum(one.steps for one in self.stages[: self.at.stage])
@@ -99,12 +105,12 @@ class Trainer:
             while self.at.step < stage.steps:
                 recent = self._step(stage)
                 show(stage.name, past + self.at.step, total)
-                self.at.seconds = time.process_time() - before
+                self.at.seconds, self.at.cpu_seconds = time.monotonic() - begun, time.process_time() - cpu_begun
                 if time.monotonic() >= due and self.at.step < stage.steps:
                     keep(self.state())
                     due = time.monotonic() + interval
             self._close(stage, recent)
-            self.at.seconds = time.process_time() - before
+            self.at.seconds, self.at.cpu_seconds = time.monotonic() - begun, time.process_time() - cpu_begun
             keep(self.state())
 
     def _open(self, stage: Stage) -> None:
