@@ -1,7 +1,7 @@
 """The judge of the demos: a small convolutional network that reads shape, colour and direction off the pixels.
 
-It learns from drawn samples of all pairs, those the demos never train on too, with some noise on them, and is itself
-judged on samples it has not seen.
+It learns from drawn samples of all pairs, those the demos never train on too, some of them noisy or soft, and is
+itself judged on samples it has not seen.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from minimodels.demos.data import COLOURS, DIRECTIONS, SHAPES, draw, drawn_label
 
 FINEST = 32  # pixels a side that it looks at; larger pictures are averaged down
 NOISE = 0.15  # of the pixels it learns from, so that it does not trip over a generated sample's grain
+SOFT = 0.5  # share of the samples it learns from whose edges are softened: what a decoder makes seldom is as sharp
 
 
 class Classifier(nn.Module):
@@ -41,7 +42,9 @@ class Classifier(nn.Module):
     def loss(self, generator: torch.Generator, batch: int = 64) -> Tensor:
         """Cross-entropy of all labels of newly drawn samples."""
         labels, pixels = self.drawn(batch, generator)
-        noise = NOISE * torch.rand(batch, *[1] * (pixels.dim() - 1), generator=generator)
+        one_each = (batch, *[1] * (pixels.dim() - 1))
+        pixels = torch.where(torch.rand(one_each, generator=generator) < SOFT, _softened(pixels), pixels)
+        noise = NOISE * torch.rand(one_each, generator=generator)
         logits = self(pixels + noise * torch.randn(pixels.shape, generator=generator))
         return torch.stack([F.cross_entropy(one, labels[:, i]) for i, one in enumerate(logits)]).sum()
 
@@ -60,3 +63,9 @@ class Classifier(nn.Module):
         """Share of newly drawn samples whose labels it all reads right."""
         labels, pixels = self.drawn(count, torch.Generator().manual_seed(seed))
         return (self.read(pixels) == labels).all(dim=1).float().mean().item()
+
+
+def _softened(pixels: Tensor) -> Tensor:
+    """Pixels (b, 3, ..., h, w), each the mean of itself and those around it."""
+    planes = pixels.flatten(0, -4)
+    return F.avg_pool2d(planes, 3, stride=1, padding=1, count_include_pad=False).view_as(pixels)

@@ -60,7 +60,7 @@ FAMILIES = {
     "pixel-diffusion": Family("pixel diffusion with super-resolution", Cascade, (2400, 400, 250), 4096, 9, 64),
     "latent-diffusion": Family("latent diffusion with its autoencoder", Latents, (400, 800), 4096, 9),
     "autoregressive": Family("autoregressive encoder-decoder", Autoregressive, (700, 1000, 3600), 12288, 9),
-    "parallel-decoding": Family("parallel decoding", Parallel, (500, 500, 1600, 2200), 12288, 9),
+    "parallel-decoding": Family("parallel decoding", Parallel, (500, 500, 3600, 2800), 12288, 9),
     "video": Family("spatiotemporal video diffusion", Latents, (1000, 2400), 2048, 3, 24),
 }
 

@@ -107,13 +107,13 @@ class Parallel:
         start_alike(self.fine, upper.embedding, upper.head)
 
     def _coarse_filling(self, generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(self.low), (64,), generator=generator)
+        chosen = torch.randint(len(self.low), (32,), generator=generator)
         features = self.parts["text_encoder"](some_dropped(self.text[chosen], generator))
         network = cast(MaskedTransformer, self.parts["transformer"])
         return filling_loss(network, self.low[chosen], features, None, generator)
 
     def _fine_filling(self, generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(self.high), (64,), generator=generator)
+        chosen = torch.randint(len(self.high), (32,), generator=generator)
         features = self.parts["text_encoder"](some_dropped(self.text[chosen], generator))
         network = cast(MaskedTransformer, self.parts["super_resolution"])
         return filling_loss(network, self.high[chosen], features, self.low[chosen], generator)
