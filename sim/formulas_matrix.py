@@ -19,7 +19,7 @@ from minimodels.sim.traffic import convolved_format, copying, one_dimension, reo
 MANY_POINTS = 25  # from here on torch computes distances as a product
 
 
-def _copy_bytes(x: Tensor) -> int:
+def copy_bytes(x: Tensor) -> int:
     """Bytes of the contiguous copy that a matrix product makes of x, 0 if its strides will do."""
     if x.dim() < 2 or x.is_contiguous():
         return 0
@@ -39,9 +39,9 @@ def linear(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...
     n, k = weight.shape
     rows = x if x.dim() <= 2 else _rows(x)
     if rows is None:  # they do not view as one dimension: torch multiplies sample by sample
-        work = _gemm(prod(x.shape[:-2]), x.shape[-2], n, k, read, written, (_copy_bytes(x),))
+        work = _gemm(prod(x.shape[:-2]), x.shape[-2], n, k, read, written, (copy_bytes(x),))
     else:
-        work = _gemm(1, rows.numel() // k, n, k, read, written, (_copy_bytes(rows),))
+        work = _gemm(1, rows.numel() // k, n, k, read, written, (copy_bytes(rows),))
     if x.dim() <= 2 or x.is_contiguous() or len(args) < 3 or args[2] is None:
         return work
     # addmm takes a bias with contiguous rows only: here it is added afterwards
@@ -63,14 +63,16 @@ def matmul(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...
     batch = prod(out[0].shape[:-2]) if a.dim() > 2 or b.dim() > 2 else 1
     m = a.shape[-2] if a.dim() > 1 else 1
     n = b.shape[-1] if b.dim() > 1 else 1
-    return _gemm(batch, m, n, a.shape[-1], read, written, (_copy_bytes(a), _copy_bytes(b)))
+    return _gemm(batch, m, n, a.shape[-1], read, written, (copy_bytes(a), copy_bytes(b)))
 
 
 def addmm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     read, written = traffic(args, kwargs, out)
-    a, b = args[1], args[2]
+    added, a, b = args[:3]
+    if kwargs.get("beta", 1) == 0:  # then it only says a shape
+        read -= stored_bytes(added)
     batch = a.shape[0] if a.dim() == 3 else 1
-    return _gemm(batch, a.shape[-2], b.shape[-1], a.shape[-1], read, written, (_copy_bytes(a), _copy_bytes(b)))
+    return _gemm(batch, a.shape[-2], b.shape[-1], a.shape[-1], read, written, (copy_bytes(a), copy_bytes(b)))
 
 
 def convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:

@@ -6,6 +6,7 @@ as unmodelled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -13,17 +14,23 @@ from torch import Tensor
 
 from minimodels.kernels.work import Formula, Work, size_bytes, stored_bytes
 from minimodels.sim import formulas_memory as memory
-from minimodels.sim.traffic import traffic
+from minimodels.sim.formulas_matrix import copy_bytes
+from minimodels.sim.traffic import copying, one_dimension, traffic
 
 Labels = dict[str, int]  # a letter and the size of its dimension, in the order of the dimensions
 
 
 def einsum(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
-    """einsum(equation, operands): from left to right one batched product for each further operand."""
+    """einsum(equation, operands): from left to right one batched product for each further operand.
+
+    Two operands are copied where their dimensions do not view as those of a batched product; of more, which torch
+    contracts two by two, no copies are counted.
+    """
     equation, operands = args[0].replace(" ", ""), args[1]
     inputs, _, result = equation.partition("->")
     named = [_labels(text, x) for text, x in zip(inputs.split(","), operands, strict=True)]
-    wanted = set(_spelled(result, out[0].dim())) if "->" in equation else _once(inputs)
+    kept = _spelled(result, out[0].dim()) if "->" in equation else _once(inputs)
+    wanted = set(kept)
     read, written = sum(map(stored_bytes, operands)), sum(map(stored_bytes, out))
     left, flops, gemm = named[0], 0, None
     for place, right in enumerate(named[1:], 1):
@@ -35,7 +42,27 @@ def einsum(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...
         left = {name: size for name, size in (left | right).items() if name in later}
     if gemm is None:
         return Work("elementwise" if len(named) > 1 else "copy", 0, read, written)
-    return Work("gemm", flops, read, written, len(named) - 1, gemm)
+    work = Work("gemm", flops, read, written, len(named) - 1, gemm)
+    return copying(work, *_copies(named, operands, kept)) if len(named) == 2 else work
+
+
+def _copies(named: Sequence[Labels], operands: Sequence[Tensor], kept: Sequence[str]) -> list[int]:
+    """Bytes of the copies that a batched product of two operands begins with, 0 where a view will do."""
+    shared, copies = named[0].keys() & named[1].keys(), []
+    for own, x in zip(named, operands, strict=True):
+        letters = list(own)
+        if len(letters) < x.dim() or own.keys() - shared - set(kept):  # a diagonal, or a sum of its own, comes first
+            copies.append(0)
+            continue
+        alone = [name for name in kept if name in own and name not in shared]
+        ordered = [name for name in kept if name in shared], alone, sorted(shared - set(kept))
+        groups = [[letters.index(name) for name in some] for some in ordered]
+        if all(one_dimension([x.shape[i] for i in some], [x.stride(i) for i in some]) for some in groups):
+            shape = [prod(x.shape[i] for i in some) for some in groups]
+            copies.append(copy_bytes(x.permute([i for some in groups for i in some]).view(shape)))
+        else:
+            copies.append(size_bytes(x))
+    return copies
 
 
 def _spelled(text: str, dims: int) -> list[str]:
@@ -51,10 +78,10 @@ def _labels(text: str, x: Tensor) -> Labels:
     return dict(zip(_spelled(text, x.dim()), x.shape, strict=True))
 
 
-def _once(inputs: str) -> set[str]:
-    """What an equation without an arrow keeps: letters that occur once."""
+def _once(inputs: str) -> list[str]:
+    """What an equation without an arrow keeps: letters that occur once, in the order of the alphabet."""
     letters = inputs.replace(",", "").replace(".", "")
-    return {letter for letter in letters if letters.count(letter) == 1} | {f".{number}" for number in range(1, 9)}
+    return [f".{number}" for number in range(8, 0, -1)] + sorted(one for one in letters if letters.count(one) == 1)
 
 
 def _product(left: Labels, right: Labels, later: set[str]) -> tuple[int, int, int, int]:

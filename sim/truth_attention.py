@@ -48,24 +48,39 @@ def _fused(shape: Shape, causal: bool, dtype: str, backend: str) -> Call:
 
 
 def _unfused(shape: Shape, causal: bool, dtype: str, backward: bool) -> list[Call]:
-    """baddbmm with the scale, a mask added if causal, softmax, bmm; backward: their gradients.
+    """baddbmm with the scale, a mask added if causal, softmax, einsum; backward: their gradients.
+
+    Queries, keys and values lie in one tensor, head after head in each position. They are copied before they are
+    multiplied, and their gradients are put together again. The mask is made anew each time, in float32.
 
     Source: benchmarks/benchmark_flash_attention.py of flash-attention.
     """
     batch, heads, _, n, m, d = shape
     size, pairs = SIZES[dtype], batch * heads * n * m
-    matrix = size * pairs
+    matrix, queries, keys = size * pairs, size * batch * heads * n * d, size * batch * heads * m * d
 
     def multiply(rows: int, columns: int, k: int) -> Call:
         read, written = size * batch * heads * k * (rows + columns), size * batch * heads * rows * columns
         gemm = (batch * heads, rows, columns, k)
         return _call(Work("gemm", 2 * batch * heads * rows * columns * k, read, written, gemm=gemm), dtype)
 
-    masks = [_call(Work("elementwise", 0, matrix, matrix), dtype)] if causal else []
-    calls = [multiply(n, m, d), *masks, _call(Work("softmax", 0, matrix, matrix), dtype), multiply(n, d, m)]
+    def copy(read: int, written: int, *, strided: bool = False) -> Call:
+        return _call(Work("copy", 0, read, written, strided=strided), dtype)
+
+    def elementwise(read: int, written: int, *, strided: bool = False) -> Call:
+        return _call(Work("elementwise", 0, read, written, strided=strided), dtype)
+
+    def gathered(moved: int) -> Call:
+        return copy(moved, moved, strided=True)
+
+    mask = [elementwise(0, 4 * n * m), copy(4 * n * m, 4 * n * m), copy(4 * n * m, size * n * m)]
+    added = [*mask, elementwise(matrix + size * n * m, matrix, strided=True)] if causal else []
+    softmax = _call(Work("softmax", 0, matrix, matrix), dtype)
+    calls = [gathered(queries), gathered(keys), multiply(n, m, d), *added, softmax, gathered(keys), multiply(n, d, m)]
     if backward:
         calls += [multiply(m, d, n), multiply(n, m, d), _call(Work("softmax", 0, 2 * matrix, matrix), dtype)]
-        calls += [multiply(n, d, m), multiply(m, d, n)]
+        calls += [multiply(n, d, m), elementwise(queries, queries), multiply(m, d, n), elementwise(keys, keys)]
+        calls.append(gathered(queries + 2 * keys))
     return calls
 
 

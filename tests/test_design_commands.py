@@ -61,6 +61,7 @@ BAD = {
     "no key": (["sweep", TINY, "--over", "image_size=1,2"], "no such length"),
     "no path": (["sweep", TINY, "--over", "language_model.decoder.deep=1,2"], "did you mean depth"),
     "no metric": (["sweep", TINY, "--over", "batch=1,2", "--metric", "speed"], "unknown metric 'speed'"),
+    "no plot": (["sweep", TINY, "--over", "batch=1,2", "--metric", "flops"], "--metric flops: it says what is drawn"),
     "no front": (["sweep", TINY, "--over", "batch=1,2", "--pareto", "time"], "write two metrics"),
     "no device": (["sweep", TINY, "--over", "batch=1,2", "--device", "h200,h300"], "unknown device 'h300'"),
     "device twice": (["sweep", TINY, "--over", "batch=1,2", "--device", "h200,h200"], "named twice"),

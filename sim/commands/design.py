@@ -62,16 +62,16 @@ def new(name: str, overrides: tuple[str, ...], base: str, out: Path | None, forc
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.jsonl", help="Append every point as it is "
               "finished; points that are there already are not made again.")  # fmt: skip
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
-@click.option("--metric", default="time", show_default=True, help="What is drawn: time, device_time, flops, bytes, "
-              "peak_memory, parameters, core.CATEGORY or module.CATEGORY (shares of the time).")  # fmt: skip
+@click.option("--metric", help="What is drawn: time, device_time, flops, bytes, peak_memory, parameters, "
+              "core.CATEGORY or module.CATEGORY (shares of the time).  [default: time]")  # fmt: skip
 @click.option("--x", help="The axis that it is drawn over.  [default: the first]")
 @click.option("--pareto", metavar="METRIC,METRIC", help="The points that no other "
               "on the same device beats in both; drawn with --plot.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 256), help="Processes.  [default: one per core, if there is work]")
 @click.option("--json", "as_json", is_flag=True, help="Print the points as JSON.")
 def sweep(
-    name: str, overrides: tuple[str, ...], over: tuple[str, ...], out: Path | None, picture: Path | None, metric: str,
-    x: str | None, pareto: str | None, as_json: bool, **options: Any,
+    name: str, overrides: tuple[str, ...], over: tuple[str, ...], out: Path | None, picture: Path | None,
+    metric: str | None, x: str | None, pareto: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """NAME at every combination of the values of some axes (simulated); a FILE.jsonl for NAME shows it again."""
     from minimodels.sim.sweep import ledger, listing
@@ -87,20 +87,22 @@ def sweep(
     if not any(point.status == "ok" for point in points):
         raise ValueError(f"no point could be built: {points[0].error}" if points else f"{name} has no points")
     if picture:
-        _draw(points, picture, metric, x, fronts)
+        _draw(points, picture, metric or "time", x, fronts)
     printed([ledger.record(point) for point in points] if as_json else listing.report(points, title, fronts))
 
 
-def _check_view(metric: str, pareto: str | None, picture: Path | None, x: str | None) -> tuple[str, str] | None:
+def _check_view(metric: str | None, pareto: str | None, picture: Path | None, x: str | None) -> tuple[str, str] | None:
     """See that what is to be shown can be, before any work is done; the two metrics of a front."""
     from minimodels.sim import figures
     from minimodels.sim.sweep import metrics
 
+    if metric is not None:
+        metrics.metric(metric)
     if picture:
         figures.check_extension(picture)
-    elif x is not None:
-        raise ValueError(f"--x {x}: it says what is drawn over; add --plot FILE.png")
-    metrics.metric(metric)
+    elif metric is not None or x is not None:
+        told = f"--x {x}" if metric is None else f"--metric {metric}"
+        raise ValueError(f"{told}: it says what is drawn; add --plot FILE.png")
     if pareto is None:
         return None
     first, comma, second = pareto.partition(",")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import minimodels
 from minimodels.sim import views
 from minimodels.sim.formulas import work_of
+from minimodels.sim.formulas_matrix import copy_bytes
 from minimodels.sim.profile import Profile
 
 
@@ -230,6 +233,55 @@ def test_einsum_counts_what_torch_counts(equation: str) -> None:
     work = work_of(torch.ops.aten.einsum.default, (equation, operands), {}, (out,))
     assert work.flops == counter.get_total_flops()
     assert work.gemm is None if not work.flops else 2 * math.prod(work.gemm or ()) <= work.flops
+
+
+class Copies(TorchDispatchMode):
+    """Adds up the bytes of the copies that torch makes of operands, and those its batched products make in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.clone.default:
+            self.bytes += out.nbytes
+        elif func is torch.ops.aten.bmm.default:
+            self.bytes += copy_bytes(args[0]) + copy_bytes(args[1])
+        return out
+
+
+@pytest.mark.parametrize(
+    "equation",
+    ["bij,bjk->bik", "bhid,bhjd->bhij", "bij,kj->bik", "bhij,bjhd->bihd", "bihd,bjhd->bhij", "bhij,bijk->bhik",
+     "ij,jk->ki", "bi,bij->bj", "bhij,bhjk->hbik", "bhji,bhjk->kihb", "kij,kji->k", "hji,kij"],
+)  # fmt: skip
+def test_einsum_copies_what_torch_copies(equation: str) -> None:
+    draw = random.Random(0)
+
+    def laid_out(text: str) -> torch.Tensor:
+        """A tensor whose dimensions lie in memory in any order, at times a part of a larger one."""
+        order = draw.sample(range(len(text)), len(text))
+        x = torch.randn([SIZES[text[place]] + draw.choice([0, 0, 3]) for place in order])
+        return x.permute([order.index(place) for place in range(len(text))])[tuple(slice(SIZES[one]) for one in text)]
+
+    for _ in range(12):
+        operands = [laid_out(text) for text in equation.split("->")[0].split(",")]
+        with Copies() as copied:
+            out = torch.einsum(equation, operands)
+        work = work_of(torch.ops.aten.einsum.default, (equation, operands), {}, (out,))
+        assert work.workspace == copied.bytes, [x.stride() for x in operands]
+
+
+def test_a_product_that_nothing_is_added_to_does_not_read_it() -> None:
+    a, b = torch.randn(2, 3, 5), torch.randn(2, 5, 7)
+    into = torch.empty(2, 3, 7)
+    added, alone = (
+        work_of(torch.ops.aten.baddbmm.default, (into, a, b), {"beta": beta}, (torch.baddbmm(into, a, b, beta=beta),))
+        for beta in (1, 0)
+    )
+    assert added.bytes_read - alone.bytes_read == into.nbytes
+    assert alone.bytes_read == a.nbytes + b.nbytes
 
 
 def test_what_convolutional_networks_call_is_modelled() -> None:
