@@ -21,7 +21,7 @@ from typing import NamedTuple
 from minimodels.kernels.scope import AttentionCall
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import Cost, origin, rate, rounded_max, streamed
+from minimodels.sim.cost.base import LEAST, Cost, origin, rate, rounded_max, streamed
 from minimodels.sim.device import AttentionKernel, Device
 
 DECODING = 0.14  # median error of a step with one query, which no constant was fitted to
@@ -38,7 +38,10 @@ class Tiling(NamedTuple):
     """Tiles of a kernel: queries per block by the largest head dim that has so many, keys per step, head dims.
 
     products: of the two of the forward pass; the backward pass has five and is as long as 2.5 forward passes.
+    scores: how often what is beside the products, an exponential's time for each score, comes: the backward pass makes
+    the scores again, and their gradients.
     share: of flash's rate, where a device file has no constants for the kernel.
+    around: bytes per element of the queries that two more kernels pass over, one before and one after.
     """
 
     rows: tuple[tuple[int, int], ...]
@@ -46,26 +49,34 @@ class Tiling(NamedTuple):
     head_dims: tuple[int, ...]
     share: float = 1.0
     products: float = 1.0
+    scores: float = 1.0
+    around: float = 0.0
+
+    def backward(self, **changes: float) -> Tiling:
+        """The kernel of the backward pass that belongs to a forward one."""
+        return self._replace(products=2.5, scores=2.0, **changes)
 
 
 FLASH_DIMS = (32, 64, 96, 128, 192, 256)  # FlashAttention is built for these
 FLASH = Tiling(((256, 128),), 64, FLASH_DIMS)
 FLASH3 = Tiling(((96, 192), (256, 128)), 128, (64, 96, 128, 192, 256))  # hopper/tile_size.h
+CUDNN = Tiling(((256, 128),), 128, (64, 128, 192, 256))
 CUTLASS = Tiling(((1 << 20, 64),), 64, (64, 128), 0.45)  # longer head dims in steps
 KERNELS = {
     "flash": FLASH,  # FlashAttention-2
-    "flash-backward": FLASH._replace(products=2.5, share=0.85),
+    # Before: outputs and their gradients are read, sums of the queries' gradients cleared; after: these are converted
+    "flash-backward": FLASH.backward(share=0.85, around=2 + 2 + 4 + 4 + 2),  # flash_bwd_launch_template.h
     "flash3": FLASH3,
     "flash3-varlen": FLASH3,  # as serving engines call it: sequences of different lengths, keys in pages
-    "cudnn": Tiling(((256, 128),), 128, (64, 128, 192, 256)),
-    "cudnn-backward": Tiling(((256, 128),), 128, (64, 128, 192, 256), products=2.5),
+    "cudnn": CUDNN,
+    "cudnn-backward": CUDNN.backward(),
     "efficient": CUTLASS,  # xformers
-    "efficient-backward": CUTLASS._replace(products=2.5),
+    "efficient-backward": CUTLASS.backward(),
     "triton": Tiling(((256, 128),), 64, (16, 32, 48, 64, 80, 96, 128, 144, 160, 192, 256), 0.9),  # heads of two tiles
     "flash1": CUTLASS._replace(share=0.55),  # the first FlashAttention, which splits over batch and heads only
-    "flash1-backward": CUTLASS._replace(share=0.55, products=2.5),
+    "flash1-backward": CUTLASS.backward(share=0.55),
     "flash1-triton": CUTLASS._replace(share=0.5),
-    "flash1-triton-backward": CUTLASS._replace(share=0.5, products=2.5),
+    "flash1-triton-backward": CUTLASS.backward(share=0.5),
 }
 
 
@@ -86,6 +97,10 @@ def price(work: Work, dtype: str, call: AttentionCall | None, device: Device, l2
         best = min(_split(call, split, memory, peak, KERNELS[backend], kernel, device) for split in SPLITS)
     seconds, computed, blocks, waves, unit = best
     extra = (work.launches - 1) * device.constants.memory_floor
+    if call is not None and (around := KERNELS[backend].around):
+        elements = call.batch * call.heads * call.query_length * call.head_dim
+        seconds += around * elements / rate(device.constants.memory_bandwidth, device)
+        extra += 2 * device.constants.memory_floor
     seconds += kernel.floor + extra
     bound = unit if computed > memory else "memory"
     if kernel.floor + extra > max(computed, memory):
@@ -96,7 +111,7 @@ def price(work: Work, dtype: str, call: AttentionCall | None, device: Device, l2
     share = used.get(bound, (work.flops or 0) / peak) / seconds
     provenance, error = origin("attention", device, kernel.error is not None)
     if provenance == "calibrated" and kernel.error is not None:
-        error = kernel.error
+        error = max(kernel.error, LEAST["attention"])
     if call is not None and call.query_length == 1:
         error = max(error, DECODING)
     state: L2State = "warm" if missed < moved else "cold"
@@ -149,7 +164,8 @@ def _split(
         rows = FEW
     blocks = call.batch * heads * ceil(queries / rows) * split
     unit_peak = kernel.efficiency * peak / sheet.compute_units
-    product, exponential = 4 * tiling.products * head_dim * rows / unit_peak, rows / (sheet.exps * sheet.clock)
+    product = 4 * tiling.products * head_dim * rows / unit_peak
+    exponential = tiling.scores * rows / (sheet.exps * sheet.clock)
     steps = ceil(call.key_length / (tiling.keys * split))
     prologue = kernel.prologue * (SINGLE if steps == 1 else 1)
     longest = steps * tiling.keys * (product + exponential) + prologue
