@@ -1,7 +1,7 @@
 """Kernels timed on the GPU at hand, as rows of a truth table, and the host: what `calibrate` fits a device file to.
 
-Every row is timed as the reader of its phase (`truth_kernels`) takes it to be: products with five sets of weights in
-turn and attention again and again, so that the L2 cache is warm; convolutions, norms and passes over memory with
+Every row is timed as the reader of its phase (`truth_kernels`) takes it to be: products with some sets of weights
+in turn and attention again and again, so that the L2 cache is warm; convolutions, norms and passes over memory with
 nothing of them in it. The clock is that of `kernels.protocol`, which hides the host behind a busy device; a time is the
 median of some runs. All of it takes a few minutes.
 """
@@ -23,13 +23,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minimodels.kernels.ceilings import Ceilings, measure_ceilings
 from minimodels.kernels.protocol import WARMUPS, Timer
+from minimodels.sim.cost.gemm import sets
 from minimodels.sim.device import Constants, Device
 from minimodels.sim.progress import Advance, silent
 from minimodels.sim.validate import COLUMNS
 
 Call = Callable[[], Any]
 RUNS = 11
-WEIGHTS = 5  # sets of weights that a product takes in turn
+CPU_CACHE = 4 << 20  # bytes, for trying it without a GPU
 BURST = 10  # calls on a warm cache timed as one
 LEAST_GAP = 1e-7  # seconds: a gap is never nothing
 QUEUE = 200  # empty kernels behind each other
@@ -108,7 +109,9 @@ def _draw(device: torch.device, *shape: int) -> Tensor:
 
 def _product(m: int, n: int, k: int) -> Callable[[torch.device], Call]:
     def make(device: torch.device) -> Call:
-        x, weights = _draw(device, m, k), cycle([_draw(device, n, k) for _ in range(WEIGHTS)])
+        l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else CPU_CACHE
+        count = sets(DTYPE.itemsize * n * k, l2_bytes)
+        x, weights = _draw(device, m, k), cycle([_draw(device, n, k) for _ in range(count)])
         return lambda: F.linear(x, next(weights))
 
     return make

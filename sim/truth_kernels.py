@@ -3,8 +3,8 @@
 `shape_or_settings` holds NAME=VALUE pairs, in any order and with anything between them. By phase_or_kernel:
 
 - `gemm`: M= N= K= of (M, K) x (K, N), times the batch. fp8 and fp4 take bf16 and convert it to low precision first,
-  as TensorRT-LLM's linear layers do: two passes over it for fp8 (its largest value, then the conversion), one for
-  fp4. Times are of a kernel that runs again and again, with five sets of weights in turn: its L2 cache is warm.
+  as TensorRT-LLM's linear layers do (`_converted`). Times are of a kernel that runs again and again, with as many sets
+  of weights in turn as fill the L2 cache, five at most: what it holds of them is warm.
 - `attention ...`: seqlen= (or kv_len= for a decode step, which has one query) heads= kv_heads= headdim= causal=
   impl=, of a batch. Without heads, 2048 / headdim. impl is PyTorch (unfused: a product, a mask if causal, softmax,
   a product), FA1, FA2, FA3, FA-Triton, Triton, cuDNN, xformers, or vllm_..._flash_attn(_fa2|_fa3), which writes
@@ -29,7 +29,6 @@ from dataclasses import dataclass, field
 
 from minimodels.kernels.work import Conv, Work, is_direct
 from minimodels.sim.call import Call, L2State
-from minimodels.sim.cost.base import ONE_BY_ONE
 from minimodels.sim.truth_attention import attention_calls
 
 DTYPES = {
@@ -52,7 +51,7 @@ ATTENTION = (
     "attention decode",
     "attention fwd+bwd",
 )
-PASSES = {"float8": 2, "float4": 1}  # over what is converted to low precision
+ROUNDS = 4  # that the blocks looking for the largest value take, however few values there are: 1,024 of 1,024 threads
 
 
 class Unpredicted(Exception):
@@ -139,10 +138,23 @@ def product(batch: int, m: int, n: int, k: int, dtype: str) -> Work:
 
 def _gemm(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kernel:
     m, n, k = (number(pairs, name) for name in "MNK")
-    calls = [call(product(batch, m, n, k, dtype), dtype, "warm")]
-    for _ in range(PASSES.get(dtype, 0)):
-        calls.insert(0, call(Work("elementwise", 0, 2 * batch * m * k, round(SIZES[dtype] * batch * m * k)), dtype))
-    return Kernel("gemm", tuple(calls), 2.0 * batch * m * n * k, key=f"{n} {k}" if SIZES[dtype] == 2 else "")
+    calls = [*_converted(batch * m * k, dtype), call(product(batch, m, n, k, dtype), dtype, "warm")]
+    wait, key = ROUNDS * LOAD if dtype == "float8" else 0.0, f"{n} {k}" if SIZES[dtype] == 2 else ""
+    return Kernel("gemm", tuple(calls), 2.0 * batch * m * n * k, wait, key=key)
+
+
+def _converted(elements: int, dtype: str) -> list[Call]:
+    """What brings operands of half precision to a low one.
+
+    Source of fp8: cudaFp8Utils.cu of TensorRT-LLM, which clears the scale, looks for the largest value and converts,
+    an element at a time.
+    """
+    if dtype == "float8":
+        largest = Work("elementwise", 0, 2 * elements, 4, strided=True)
+        works = [Work("elementwise", 0, 0, 4), largest, Work("elementwise", 0, 2 * elements, elements, strided=True)]
+    else:
+        works = [Work("elementwise", 0, 2 * elements, elements // 2)] if dtype == "float4" else []
+    return [call(work, dtype) for work in works]
 
 
 def _attention(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kernel:
@@ -249,8 +261,7 @@ def _llama(phase: str, dtype: str, pairs: Mapping[str, str]) -> Kernel:
     width = re.search(r"(\d+)$", phase)
     columns = int(width[1]) if width else 2 * 4096  # queries and keys of 32 heads of 128
     row, passes = size * tokens * columns, 1 if phase == "RoPE" else 2
-    read, scale, least = passes * row, ONE_BY_ONE, passes * columns / THREADS * LOAD
-    if phase.startswith("residual"):
-        scale, least = 1.0, 0.0
-    work = Work(family, 0, round(scale * read), round(scale * row))  # type: ignore[arg-type]
+    strided = not phase.startswith("residual")
+    read, least = passes * row, passes * columns / THREADS * LOAD if strided else 0.0
+    work = Work(family, 0, round(read), round(row), strided=strided)  # type: ignore[arg-type]
     return Kernel(family, (call(work, dtype),), None, least=least, key=f"{tokens}")

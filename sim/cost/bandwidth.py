@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import FREE, ONE_BY_ONE, Cost, kept, origin, rate, streamed
+from minimodels.sim.cost.base import FREE, Cost, kept, one_by_one, origin, rate, streamed
 from minimodels.sim.device import Device
 
 REPLAYED = 0.8  # of the L2 cache is left of a kernel's bytes when it runs again on the same data
@@ -20,7 +20,7 @@ def price(work: Work, device: Device, l2: L2State = "cold") -> Cost:
     moved = work.bytes_read + work.bytes_written
     state: L2State = "warm" if kept(moved, REPLAYED, device, l2) else "cold"
     moved = streamed(moved, REPLAYED, device, l2)
-    slower = ONE_BY_ONE if work.strided else 1.0
+    slower = one_by_one(device) if work.strided else 1.0
     moving, floors = slower * moved / rate(constants.memory_bandwidth, device), work.launches * constants.memory_floor
     seconds = moving + floors
     if not seconds:  # what a chain of others does on the way

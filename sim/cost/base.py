@@ -17,9 +17,9 @@ DISTANT = 2.0  # times that, from another generation: T4 and V100, whose constan
 LEAST: dict[Family, float] = {"elementwise": 0.10, "norm": 0.13, "attention": 0.046}
 CACHED = 2.5  # times the bandwidth of memory, streams from the L2 cache: decoding with 67 MB on an L40S
 HALF = frozenset({"float16", "bfloat16"})
-ONE_BY_ONE = (
-    1.6  # times as long, where threads load single elements of half precision: vLLM's kernels in Vidur's tables
-)
+# Times as long, where threads load single elements of half precision, and for how many bytes a clock and compute unit
+# of memory: vLLM's kernels in Vidur's table of the A100.
+ONE_BY_ONE, PER_CLOCK = 1.6, 13.4
 OVERLAP = 3.0  # exponent of the rounded maximum; 2.5 to 4 fit the GEMM tables of four GPUs equally well
 ITEMSIZE = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float4": 0.5}
 
@@ -57,6 +57,12 @@ def rounded_max(*times: float) -> float:
 def rate(share: float, device: Device) -> float:
     """Bytes per second, at a share of the datasheet's bandwidth."""
     return share * device.datasheet.bandwidth
+
+
+def one_by_one(device: Device) -> float:
+    """Times as long as others takes a pass over memory whose threads load single elements: a unit's clocks bound it."""
+    sheet = device.datasheet
+    return max(1.0, ONE_BY_ONE / PER_CLOCK * sheet.bandwidth / sheet.clock / sheet.compute_units)
 
 
 def streamed(moved: float, share: float, device: Device, l2: L2State) -> float:

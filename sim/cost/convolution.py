@@ -17,7 +17,7 @@ from math import ceil
 
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import ITEMSIZE, ONE_BY_ONE, Cost, rate
+from minimodels.sim.cost.base import ITEMSIZE, Cost, one_by_one, rate
 from minimodels.sim.cost.gemm import Menu, product
 from minimodels.sim.device import Device
 
@@ -55,7 +55,7 @@ def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
     if conv and tensor_cores and not conv.channels_last:
         passes += [2 * conv.input, 2 * conv.weight]
     if conv and conv.bias:
-        passes.append(round(ONE_BY_ONE * 2 * conv.output))
+        passes.append(round(one_by_one(device) * 2 * conv.output))
     return _with_passes(cost, passes, device)
 
 

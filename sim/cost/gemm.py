@@ -17,13 +17,14 @@ rate, so their minimum does too.
 from __future__ import annotations
 
 from functools import cache
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import HALF, ITEMSIZE, OVERLAP, Cost, kept, origin, rate
+from minimodels.sim.cost.base import HALF, ITEMSIZE, OVERLAP, Cost, origin, rate
 from minimodels.sim.device import Device, Family
 
 # Rows and columns of the tiles in use; the thin ones are for few rows. Source: cuBLAS and CUTLASS kernel names.
@@ -36,7 +37,8 @@ STEP = 128  # bytes of k per step of the walk: 64 elements of half precision
 PROLOGUE = 256  # bytes of k that filling and draining a tile's pipeline takes as long as; fitted with the split
 HIDDEN = 0.5  # of what the last wave leaves idle: blocks of neighbouring waves overlap
 SPLIT_SECONDS = 3.5e-6  # a second kernel, or a barrier, that adds up the parts; fitted with PROLOGUE
-REPLAYED = 0.2  # of the L2 cache is left of a product's bytes when it runs again, five sets of weights in turn
+SETS = 5  # of weights at most
+CROWDED = 0.1  # so much more than the L2 cache holds drives all out before it is read again: L40S, rows not fitted to
 
 
 Menu = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]  # tiles and splits
@@ -67,6 +69,20 @@ def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
     return cost._replace(seconds=seconds, launches=work.launches, bound=bound, utilisation=used)
 
 
+def sets(weights: float, l2_bytes: int) -> int:
+    """How many sets of so many bytes of weights a product that is timed takes in turn: as many as fill the L2 cache.
+
+    Source: collector/trtllm/collect_gemm.py of aiconfigurator, whose tables the constants are fitted to.
+    """
+    return min(SETS, ceil(l2_bytes / weights))
+
+
+def _replayed(weights: float, l2_bytes: int) -> float:
+    """The share of a product's operands still in the L2 cache when it runs again, the other sets having run between."""
+    taken = sets(weights, l2_bytes) * weights / l2_bytes
+    return min(1.0, max(0.0, (1 + CROWDED - taken) / CROWDED))
+
+
 def product(
     shape: tuple[int, int, int, int], moved: float, dtype: str, device: Device, own: tuple[float, float, float],
     l2: L2State, family: Family, menu: Menu = PRODUCTS,
@@ -88,7 +104,7 @@ def product(
     compute = waves * 2 * rows * columns * (depth + PROLOGUE / size) * units / (share * peak)
     cache_rate = constants.l2_rate * sheet.clock  # of one compute unit
     load = (rows + columns) * depth * size * np.maximum(1, rounds) / cache_rate
-    cold = 1 - kept(moved, REPLAYED, device, l2)
+    cold = 1 if l2 == "cold" else 1 - _replayed(size * batch * n * k, sheet.l2_bytes)
     missed, alone = cold * moved, cold * np.minimum(moved, (rows + columns) * depth * size)
     assert constants.block_bandwidth is not None, device.name
     streamed, block = missed / rate(bandwidth, device), alone / (bandwidth * constants.block_bandwidth)

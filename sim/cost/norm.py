@@ -13,7 +13,7 @@ from __future__ import annotations
 from math import ceil
 
 from minimodels.kernels.work import Work
-from minimodels.sim.cost.base import FREE, ITEMSIZE, ONE_BY_ONE, Cost, origin, rate
+from minimodels.sim.cost.base import FREE, ITEMSIZE, Cost, one_by_one, origin, rate
 from minimodels.sim.device import Device
 
 THREADS = 512  # of a block of the reduction
@@ -30,8 +30,9 @@ def price(work: Work, dtype: str, device: Device) -> Cost:
     share = constants.softmax_bandwidth if family == "softmax" else constants.norm_bandwidth
     moved = work.bytes_read + work.bytes_written
     copied = min(moved, 2 * work.workspace) if work.launches > 1 else 0  # an input that lies otherwise
-    copying = min(share, constants.memory_bandwidth / ONE_BY_ONE)
-    moving = (moved - copied) / rate(share, device) + copied / rate(copying, device)
+    slower = one_by_one(device)
+    copying = min(share, constants.memory_bandwidth / slower)
+    moving = (slower if work.strided else 1.0) * (moved - copied) / rate(share, device) + copied / rate(copying, device)
     floors = work.launches * constants.memory_floor
     seconds = moving + floors
     if not seconds:  # what a chain of others does on the way
@@ -50,7 +51,8 @@ def _group_norm(work: Work, dtype: str, device: Device) -> Cost:
     loads = ceil(tensor / size / work.blocks / THREADS)
     waves = ceil(work.blocks / (RESIDENT * device.datasheet.compute_units))
     reducing = max(waves * loads * LATENCY, tensor / rate(constants.memory_bandwidth, device))
-    moving = ONE_BY_ONE * (work.bytes_read + work.bytes_written) / rate(constants.memory_bandwidth, device)
+    applied = work.bytes_read + work.bytes_written
+    moving = one_by_one(device) * applied / rate(constants.memory_bandwidth, device)
     launches = work.launches + 2
     floors = launches * constants.memory_floor
     seconds = reducing + moving + floors

@@ -43,24 +43,24 @@ def error(row: Row) -> float:
 # Median and p90 of the rows that nothing was fitted to, by family and GPU: what was measured, and a little more.
 A100, H100, DIFFUSERS = "NVIDIA A100-80GB-SXM", "NVIDIA H100-80GB-SXM", "NVIDIA A100 (40 or 80 GB not stated)"
 BARS = {
-    ("gemm", A100): (0.08, 0.16),
-    ("gemm", H100): (0.06, 0.17),
-    ("gemm", "NVIDIA H200-SXM"): (0.05, 0.17),
+    ("gemm", A100): (0.07, 0.15),
+    ("gemm", H100): (0.07, 0.18),
+    ("gemm", "NVIDIA H200-SXM"): (0.06, 0.19),
     # alone, without the fp8 rows that were counted among them, which are less wrong on this GPU and more on the others
-    ("gemm", "NVIDIA L40S"): (0.14, 0.42),
-    ("gemm fp8", H100): (0.21, 0.44),
-    ("gemm fp8", "NVIDIA H200-SXM"): (0.25, 0.46),
-    ("gemm fp8", "NVIDIA L40S"): (0.13, 0.52),
-    ("attention fwd", H100): (0.08, 0.27),
+    ("gemm", "NVIDIA L40S"): (0.11, 0.35),
+    ("gemm fp8", H100): (0.09, 0.17),
+    ("gemm fp8", "NVIDIA H200-SXM"): (0.09, 0.18),
+    ("gemm fp8", "NVIDIA L40S"): (0.09, 0.40),
+    ("attention fwd", H100): (0.08, 0.21),
     ("attention fwd (bidirectional)", H100): (0.06, 0.17),
     ("attention fwd (bidirectional)", "NVIDIA L40S"): (0.08, 0.17),
     ("attention prefill (causal)", A100): (0.05, 0.17),
     ("attention prefill (causal)", H100): (0.07, 0.25),
-    ("attention prefill (causal)", "NVIDIA L40S"): (0.14, 0.46),
-    ("attention fwd+bwd", A100): (0.18, 0.30),
-    ("attention fwd+bwd", H100): (0.15, 0.31),
+    ("attention prefill (causal)", "NVIDIA L40S"): (0.14, 0.49),
+    ("attention fwd+bwd", A100): (0.10, 0.30),
+    ("attention fwd+bwd", H100): (0.14, 0.25),
     # under 20 rows each, so too few to judge by themselves; they still must not slip
-    ("attention decode", A100): (0.16, 0.41),
+    ("attention decode", A100): (0.18, 0.41),
     ("attention decode", H100): (0.14, 0.35),
     ("conv2d fwd", "NVIDIA V100 (DeepBench)"): (0.22, 0.38),
     ("conv2d bwd-data", "NVIDIA V100 (DeepBench)"): (0.08, 0.62),
@@ -68,20 +68,21 @@ BARS = {
     ("layernorm", A100): (0.03, 0.30),
     ("gelu", A100): (0.01, 0.02),
     ("elementwise", A100): (0.11, 0.26),
-    ("LLaMA prefill+decode", "NVIDIA A100-80GB"): (0.08, 0.11),
+    ("LLaMA prefill+decode", "NVIDIA A100-80GB"): (0.07, 0.09),
+    ("LLaMA prefill+decode", "NVIDIA L40S"): (0.02, 0.05),
     ("denoise stable-diffusion-1.5 compiled", DIFFUSERS): (0.10, 0.14),
     ("denoise stable-diffusion-1.5 compiled", "NVIDIA RTX 3090"): (0.11, 0.13),
-    ("denoise stable-diffusion-1.5 compiled", "NVIDIA V100"): (0.17, 0.28),
+    ("denoise stable-diffusion-1.5 compiled", "NVIDIA V100"): (0.19, 0.29),
     ("denoise stable-diffusion-1.5 compiled", "NVIDIA T4"): (0.20, 0.24),
     # without batch 1, which the pipelines' Python was fitted to
     ("denoise stable-diffusion-1.5 eager", DIFFUSERS): (0.14, 0.25),
-    ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 4090"): (0.21, 0.26),
-    ("denoise stable-diffusion-1.5 compiled", "NVIDIA RTX 4090"): (0.18, 0.24),
-    ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 3090"): (0.11, 0.13),
-    ("denoise stable-diffusion-1.5 eager", "NVIDIA V100"): (0.18, 0.21),
-    ("denoise stable-diffusion-1.5 eager", "NVIDIA T4"): (0.21, 0.24),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 4090"): (0.18, 0.25),
+    ("denoise stable-diffusion-1.5 compiled", "NVIDIA RTX 4090"): (0.21, 0.28),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 3090"): (0.05, 0.08),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA V100"): (0.20, 0.26),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA T4"): (0.27, 0.29),
     ("denoise sdxl eager", DIFFUSERS): (0.07, 0.12),
-    ("denoise deepfloyd-if compiled", "NVIDIA RTX 3090"): (0.07, 0.12),
+    ("denoise deepfloyd-if compiled", "NVIDIA RTX 3090"): (0.09, 0.14),
     ("peak memory flux.1-dev", H100): (0.03, 0.04),
 }
 
@@ -211,8 +212,9 @@ def test_a_product_of_fitted_weights_is_fitted_whatever_its_rows(rows: dict[str,
 
 def test_pipelines_of_one_unet_on_the_gpu_its_python_was_fitted_on_are_left_out_together(rows: dict[str, Row]) -> None:
     first = [row for row in rows.values() if "stable-diffusion-1.5" in row.family and row.batch == 1]
-    (fitted,) = {row.prediction for row in first if row.gpu == DIFFUSERS and "eager" in row.family}
-    assert {row.id for row in first if row.prediction == fitted} == {row.id for row in first if row.fitted}
+    here = [row for row in first if row.gpu == DIFFUSERS]  # a V100 with the same host may have the same prediction
+    (fitted,) = {row.prediction for row in here if "eager" in row.family}
+    assert {row.id for row in here if row.prediction == fitted} == {row.id for row in first if row.fitted}
     assert {row.model for row in first if row.fitted} == {"stable_diffusion_1.5", "stable_diffusion_1.5 inpainting"}
 
 
