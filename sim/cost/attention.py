@@ -28,6 +28,7 @@ DECODING = 0.14  # median error of a step with one query, which no constant was 
 HELD = 128  # keys that a program of ours holds at once
 HIDDEN = 0.5  # of what the last wave leaves idle
 SINGLE = 0.3  # of a prologue, for a tile that has one tile of keys
+SMALL = ("sm86", "sm89")  # 100 KB of shared memory a unit
 FEW = 16  # rows of the smallest product of tensor cores: up to here a kernel for decoding runs
 SPLITS = (1, 2, 4, 8, 16, 32, 64)
 SPLIT_SECONDS = 3.5e-6  # the kernel that adds up the parts
@@ -35,8 +36,9 @@ REPLAYED = 0.8  # of the L2 cache is left of a kernel's bytes when it runs again
 
 
 class Tiling(NamedTuple):
-    """Tiles of a kernel: queries per block by the largest head dim that has so many, keys per step, head dims.
+    """Tiles of a kernel, (largest head dim, queries per block, keys per step) each, and the head dims it is built for.
 
+    small: tiles under a causal mask on compute units with less shared memory than those of sm80 and sm90, if others.
     products: of the two of the forward pass; the backward pass has five and is as long as 2.5 forward passes.
     scores: how often what is beside the products, an exponential's time for each score, comes: the backward pass makes
     the scores again, and their gradients.
@@ -44,24 +46,31 @@ class Tiling(NamedTuple):
     around: bytes per element of the queries that two more kernels pass over, one before and one after.
     """
 
-    rows: tuple[tuple[int, int], ...]
-    keys: int
+    tiles: tuple[tuple[int, int, int], ...]
     head_dims: tuple[int, ...]
     share: float = 1.0
     products: float = 1.0
     scores: float = 1.0
     around: float = 0.0
+    small: tuple[tuple[int, int, int], ...] = ()
+
+    def tile(self, head_dim: int, causal: bool, device: Device) -> tuple[int, int]:
+        """Queries per block and keys per step."""
+        tiles = self.small if self.small and causal and device.arch in SMALL else self.tiles
+        return next(((rows, keys) for limit, rows, keys in tiles if head_dim <= limit), tiles[-1][1:])
 
     def backward(self, **changes: float) -> Tiling:
         """The kernel of the backward pass that belongs to a forward one."""
-        return self._replace(products=2.5, scores=2.0, **changes)
+        return self._replace(products=2.5, scores=2.0, small=(), **changes)
 
 
 FLASH_DIMS = (32, 64, 96, 128, 192, 256)  # FlashAttention is built for these
-FLASH = Tiling(((256, 128),), 64, FLASH_DIMS)
-FLASH3 = Tiling(((96, 192), (256, 128)), 128, (64, 96, 128, 192, 256))  # hopper/tile_size.h
-CUDNN = Tiling(((256, 128),), 128, (64, 128, 192, 256))
-CUTLASS = Tiling(((1 << 20, 64),), 64, (64, 128), 0.45)  # longer head dims in steps
+FLASH = Tiling(  # flash_fwd_launch_template.h, but for the steps of 128 keys at head dim 64, which fit no better
+    ((256, 128, 64),), FLASH_DIMS, small=((64, 128, 64), (128, 64, 64), (192, 128, 64), (256, 64, 64))
+)
+FLASH3 = Tiling(((96, 192, 128), (256, 128, 128)), (64, 96, 128, 192, 256))  # hopper/tile_size.h
+CUDNN = Tiling(((256, 128, 128),), (64, 128, 192, 256))
+CUTLASS = Tiling(((1 << 20, 64, 64),), (64, 128), 0.45)  # longer head dims in steps
 KERNELS = {
     "flash": FLASH,  # FlashAttention-2
     # Before: outputs and their gradients are read, sums of the queries' gradients cleared; after: these are converted
@@ -72,7 +81,7 @@ KERNELS = {
     "cudnn-backward": CUDNN.backward(),
     "efficient": CUTLASS,  # xformers
     "efficient-backward": CUTLASS.backward(),
-    "triton": Tiling(((256, 128),), 64, (16, 32, 48, 64, 80, 96, 128, 144, 160, 192, 256), 0.9),  # heads of two tiles
+    "triton": Tiling(((256, 128, 64),), (16, 32, 48, 64, 80, 96, 128, 144, 160, 192, 256), 0.9),  # heads of two tiles
     "flash1": CUTLASS._replace(share=0.55),  # the first FlashAttention, which splits over batch and heads only
     "flash1-backward": CUTLASS.backward(share=0.55),
     "flash1-triton": CUTLASS._replace(share=0.5),
@@ -156,7 +165,7 @@ def _split(
     head_dim = next((size for size in tiling.head_dims if size >= call.head_dim), None)
     if head_dim is None:
         head_dim = ceil(call.head_dim / tiling.head_dims[-1]) * tiling.head_dims[-1]
-    rows = next((rows for limit, rows in tiling.rows if call.head_dim <= limit), tiling.rows[-1][1])
+    rows, keys = tiling.tile(call.head_dim, call.causal, device)
     heads, queries = call.heads, call.query_length
     if queries == 1:  # the queries of the heads that share a key are rows of one tile
         heads, queries = call.kv_heads, call.heads // call.kv_heads
@@ -166,14 +175,14 @@ def _split(
     unit_peak = kernel.efficiency * peak / sheet.compute_units
     product = 4 * tiling.products * head_dim * rows / unit_peak
     exponential = tiling.scores * rows / (sheet.exps * sheet.clock)
-    steps = ceil(call.key_length / (tiling.keys * split))
+    steps = ceil(call.key_length / (keys * split))
     prologue = kernel.prologue * (SINGLE if steps == 1 else 1)
-    longest = steps * tiling.keys * (product + exponential) + prologue
+    longest = steps * keys * (product + exponential) + prologue
     rounds = blocks / sheet.compute_units
     compute = max(1.0, HIDDEN * rounds + (1 - HIDDEN) * ceil(rounds)) * longest
     if call.causal and call.query_length <= call.key_length and not call.bias:  # else the mask is part of a bias
-        keys = min(steps * tiling.keys, (2 * call.key_length - call.query_length + rows + tiling.keys) / 2 / split)
-        mean = keys * (product + exponential) + prologue
+        walked = min(steps * keys, (2 * call.key_length - call.query_length + rows + keys) / 2 / split)
+        mean = walked * (product + exponential) + prologue
         uneven = max(longest, rounds * mean) + (HIDDEN * longest if rounds > 1 else 0)
         compute = min(compute, uneven)  # a mask only leaves out work
     parts = 0.0

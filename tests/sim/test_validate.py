@@ -56,7 +56,7 @@ BARS = {
     ("attention fwd (bidirectional)", "NVIDIA L40S"): (0.08, 0.17),
     ("attention prefill (causal)", A100): (0.05, 0.17),
     ("attention prefill (causal)", H100): (0.07, 0.25),
-    ("attention prefill (causal)", "NVIDIA L40S"): (0.14, 0.49),
+    ("attention prefill (causal)", "NVIDIA L40S"): (0.15, 0.33),
     ("attention fwd+bwd", A100): (0.10, 0.30),
     ("attention fwd+bwd", H100): (0.14, 0.25),
     # under 20 rows each, so too few to judge by themselves; they still must not slip
