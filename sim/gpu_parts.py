@@ -37,8 +37,8 @@ MODELS = (  # one of each workload of the study, then the others; all fit an H20
     "dit-xl-2", "flux.1-dev", "wan2.1-1.3b", "wan-factorised",
 )  # fmt: skip
 SET = {  # at their own steps, up to sixteen runs of a profile take over nine minutes on an H200 (simulated); others fit
-    "make-a-video": ("run.decoder.steps=4", "run.interpolation.steps=2", "run.super_resolution_1.steps=1",
-                     "run.super_resolution_2.steps=1"),
+    "make-a-video": ("run.prior.steps=16", "run.decoder.steps=2", "run.interpolation.steps=1",
+                     "run.super_resolution_1.steps=1", "run.super_resolution_2.steps=1"),
     "wan2.1-1.3b": ("run.steps=4",), "wan-factorised": ("run.steps=4",),
 }  # fmt: skip
 WAYS = {  # attention, other kernels, layout

@@ -191,7 +191,9 @@ WIDE = ("language_model.decoder.depth=1", "run.prompt_len=5", "run.gen_len=9")
 
 def test_the_sentence_of_every_step_is_that_of_a_few() -> None:
     few, every = (sentences.sentences(profile("llama2-7b", WIDE, mode="graph", full=full)) for full in (False, True))
-    assert few == every
+    (share, told), (other, same) = (text[0].split(" % ", 1) for text in (few, every))
+    assert abs(int(share) - int(other)) <= 1, "on either side of a half"
+    assert [told, *few[1:]] == [same, *every[1:]]
     layer, head = 4 * 4096**2 + 3 * 4096 * 11008, 4096 * 32000
     assert f"{2 * (layer + head) / 1e6:.0f} MB of weights are read 8 times" in few[0]
 
