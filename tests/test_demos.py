@@ -288,10 +288,10 @@ def test_an_unknown_family_is_told_which_there_are() -> None:
 
 QUICK_BARS = {  # share of samples that match in all labels after a quarter of the steps; of whole runs it is 0.9
     "pixel-diffusion": 0.08,
-    "latent-diffusion": 0.08,
-    "autoregressive": 0.3,
-    "parallel-decoding": 0.2,
-    "video": 0.06,
+    "latent-diffusion": 0.12,
+    "autoregressive": 0.5,
+    "parallel-decoding": 0.35,
+    "video": 0.08,
 }
 
 
