@@ -115,7 +115,10 @@ def test_an_interrupted_sweep_says_what_it_kept(tmp_path: Path) -> None:
     out = tmp_path / "s.jsonl"
     words = [*COMMAND, "sweep", TINY, "--over", "batch=1:4000:1", "--jobs", "2", "--out", str(out)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = subprocess.Popen(words, env=ENVIRONMENT, start_new_session=True, **pipes)
+    started = subprocess.Popen(  # what runs in the background ignores interrupts, and so do those it starts
+        words, env=ENVIRONMENT, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes,  # noqa: PLW1509
+    )  # fmt: skip
     while not (out.exists() and out.stat().st_size):
         assert started.poll() is None
         time.sleep(0.01)
