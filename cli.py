@@ -15,6 +15,7 @@ from minimodels.sim.commands import design, evidence, learning, study, teaching,
 from minimodels.sim.commands.group import Commands
 from minimodels.sim.commands.options import GPU, LENGTHS, model_options, run_options, simulation_options
 from minimodels.sim.commands.printing import printed
+from minimodels.version import VERSION
 
 if TYPE_CHECKING:
     from minimodels.kinds import Config
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="minimodels", prog_name="minibench")
+@click.version_option(VERSION, prog_name="minibench")
 def main() -> None:
     """Where do time, FLOPs and memory go in text-to-image and text-to-video models?
 

@@ -159,6 +159,8 @@ def _baseline(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None
 
 def _fused(backend: str, q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float) -> Tensor:
     n, m = q.shape[-2], k.shape[-2]
+    if not (m and q.numel()):  # which not every kernel of torch takes
+        return _baseline(q, k, v, causal, bias, scale)
     if backend in ("efficient", "math"):  # the others take grouped keys as they are
         k, v = _ungroup(q, k), _ungroup(q, v)
     batch = q.shape[:-3]

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ import minimodels
 from minimodels.sim import device as devices
 from minimodels.sim.files import read, write_whole
 from minimodels.sim.paper.study import Study
+from minimodels.version import VERSION
 
 NAME = "finished.json"
 DEVICE = "device"  # the entry that names the device of the folder; all others are targets
@@ -32,7 +32,7 @@ def key(study: Study) -> str:
     else:
         device = devices.load(study.device).model_dump(mode="json")
     facts = {
-        "version": metadata.version("minimodels"),
+        "version": VERSION,
         "code": _code(),
         "torch": torch.__version__,
         "device": device,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib import metadata
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from minimodels.sim.paper import finished, targets
 from minimodels.sim.paper.result import by_kind
 from minimodels.sim.paper.study import Study, settings
 from minimodels.sim.report.page import inline_svg, render
+from minimodels.version import VERSION
 
 NAME = "report.html"
 ROMAN = {"1": "I", "2": "II", "3": "III"}  # as the study numbers its tables
@@ -42,7 +42,7 @@ def write(study: Study, rows: Sequence[dict[str, str]], folder: Path) -> Path:
     page = render(
         "paper/report.html",
         title="The study again",
-        version=metadata.version("minimodels"),
+        version=VERSION,
         source_of=where,
         different=targets.hypothetical(study),
         targets=[_section(name, rows, folder) for name in names],

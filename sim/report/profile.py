@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from minimodels.sim.report.page import inline_svg, render
 from minimodels.sim.sentences import sentences
 from minimodels.sim.simulate import simulate
 from minimodels.sim.views import Totals
+from minimodels.version import VERSION
 
 OPERATORS = 15  # listed, those that take most time
 PICTURES = {
@@ -83,7 +83,7 @@ def page(subjects: Sequence[Subject]) -> str:
     return render(
         "report/profile.html",
         title=", ".join(dict.fromkeys(units.named(profile) for profile in profiles)),
-        version=metadata.version("minimodels"),
+        version=VERSION,
         sections=[
             _section(str(number), name, subject)
             for number, (name, subject) in enumerate(zip(names, subjects, strict=True), 1)
