@@ -54,6 +54,7 @@ class Work:
     workspace: int = 0  # bytes allocated and freed inside the operator
     conv: Conv | None = None
     strided: bool = False  # element by element, since layouts differ or one is broadcast
+    turned: int = 0  # elements that are read across the lines in which they are written
     blocks: int | None = None  # thread blocks of a reduction that has no more, such as one per group
     parts: tuple[Work, ...] = ()  # kernels of several families that run one after another, each priced by its own
 

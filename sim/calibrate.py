@@ -2,7 +2,8 @@
 
 Per family, the constants that its rows decide are varied together to the smallest mean of |log(predicted / measured)|
 over the rows that `split` does not keep out; from the rest come the errors that the device file states. Constants
-without rows keep their values. The same table gives the same file.
+without rows keep their values. Of a GPU of Volta or Turing, whole pipelines give the rates that
+its kernels do not (`sustained`). The same table gives the same file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from statistics import median
 
 import numpy as np
 
+from minimodels.sim import sustained
+from minimodels.sim import truth_models as models
 from minimodels.sim.device import AttentionKernel, Constants, Device, Family
 from minimodels.sim.fit import Vector, minimise
 from minimodels.sim.split import held_out
@@ -67,8 +70,12 @@ def calibrate(text: str, device: Device, origin: str = "truth table") -> tuple[D
     Raises:
         ValueError: the table is none, or has no row that a constant of this device can be fitted to.
     """
-    rows = [(row, one) for row, one, name in fittable(parse(text, origin)) if name == device.name]
+    table = list(parse(text, origin))
+    rows = [(row, one) for row, one, name in fittable(table) if name == device.name]
     kept_out = device.name if text == shipped() else ""  # whole GPUs are kept out of the shipped table alone
+    found = sustained.pipelines(table, device.name) if device.arch in models.WITHOUT_FLASH else []
+    if len(found) >= sustained.FEWEST:
+        device = sustained.unlimited(device)
     done: list[Fitted] = []
     calibrated: dict[Family, float] = {}
     for part in _parts(rows):
@@ -85,18 +92,33 @@ def calibrate(text: str, device: Device, origin: str = "truth table") -> tuple[D
             device = _with_error(device, part.label.removeprefix("attention, "), _rounded(after, 2))
         done.append(Fitted(part.label, part.names, len(fit), len(kept), before, after, _error(fit, device)))
         calibrated.setdefault(part.family, after)  # of attention that of the first kernel, flash
+    if len(found) >= sustained.FEWEST:
+        device, rates = _sustaining(table, found, device, calibrated)
+        done.append(rates)
     if not done:
         raise ValueError(f"{origin}: no family has {FEWEST} rows of {device.name} to fit its constants to")
     families = tuple(dict.fromkeys((*calibrated, *device.constants.calibrated)))
     constants = device.constants.model_copy(
         update={
-            "provenance": "calibrated",
+            "provenance": "calibrated" if families else device.constants.provenance,
             "calibrated": families,
             "errors": {family: _rounded(error, 2) for family, error in calibrated.items()}
             | {name: error for name, error in device.constants.errors.items() if name not in calibrated},
         }
     )
     return device.model_copy(update={"constants": constants}), done
+
+
+def _sustaining(
+    table: Sequence[Row], found: list[tuple[models.Iteration, float]], device: Device, calibrated: dict[Family, float]
+) -> tuple[Device, Fitted]:
+    """The device with the rates that its pipelines sustain; those of families fitted here stay."""
+    device = device.with_constants(calibrated=tuple(dict.fromkeys((*calibrated, *device.constants.calibrated))))
+    kept = sustained.others(table, device.name)
+    before = _median(sustained.logs(kept or found, device))
+    device, names = sustained.fit(found, device, DIGITS)
+    after, fit = _median(sustained.logs(kept or found, device)), _median(sustained.logs(found, device))
+    return device, Fitted("pipelines", names, len(found), len(kept), before, after, fit)
 
 
 def _with_error(device: Device, name: str, error: float) -> Device:
@@ -116,8 +138,13 @@ def _parts(rows: Sequence[tuple[Row, Kernel]]) -> Iterator[_Part]:
     yield _plain("conv", ("conv2d fwd", "conv2d bwd-data"), ("conv_floor", "conv_efficiency", "conv_bandwidth"))
     forward = {attention[0] for _, one in rows if len(attention := backends(one)) == 1}
     both = {attention[0] for _, one in rows if len(attention := backends(one)) == 2}
-    for backend in sorted(forward | both, key=lambda name: (name != "flash", name)):
-        yield _attention(backend, [backend] if backend in forward else [backend, f"{backend}-backward"])
+    rows_of = {name: [name] if name in forward else [name, f"{name}-backward"] for name in forward | both}
+    for name in ("flash", "flash3"):  # one set of constants for both, where only the paged one was timed
+        if name not in forward and f"{name}-paged" in forward:
+            rows_of[name] = rows_of.pop(f"{name}-paged")
+            forward.add(name)
+    for backend in sorted(rows_of, key=lambda name: (name != "flash", name)):
+        yield _attention(backend, rows_of[backend])
     for backend in sorted(forward & both):
         yield _attention(f"{backend}-backward", [backend, f"{backend}-backward"])
 
@@ -188,7 +215,11 @@ def measured(row: Row, one: Kernel) -> float:
 
 
 def _error(rows: Sequence[tuple[Row, Kernel]], device: Device) -> float:
-    return median(abs(math.expm1(log)) for log in _logs(rows, device))
+    return _median(_logs(rows, device))
+
+
+def _median(logs: Sequence[float]) -> float:
+    return median(abs(math.expm1(log)) for log in logs)
 
 
 def _rounded(value: float, digits: int) -> float:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from minimodels.kernels.scope import AttentionCall  # imports torch, which a list of devices has no use for
 
 
-L2State = Literal["cold", "warm"]  # of what a kernel reads: in memory, or in the L2 cache as far as it fits
+L2State = Literal["cold", "fed", "warm"]
+"""What of a kernel's data lies in the L2 cache, as far as it fits: nothing, what it reads, what it writes as well."""
 
 
 @dataclass(slots=True)

@@ -145,7 +145,7 @@ def compile_networks(parts: nn.ModuleDict, backend: str) -> None:
 
 def facts(calls: Sequence[Call]) -> list[Timed]:
     """An entry without time for the operators of each category at each place: their FLOPs, their bytes once fused."""
-    works, _ = fuse(calls)
+    works = fuse(calls).works
     groups: dict[tuple[Where, str], list[Work]] = {}
     for call, work in zip(calls, works, strict=True):
         if not is_view(call):

@@ -22,6 +22,7 @@ from minimodels.sim.files import read
 
 Family = Literal["gemm", "conv", "attention", "norm", "softmax", "elementwise", "floor"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+HALF = ("float16", "bfloat16")
 SATURATED = 0.5  # of its compute units, a block of a product each, saturate a GPU's memory; set with the GEMM tables
 
 
@@ -101,6 +102,10 @@ class Device(Strict):
     def peak_flops(self, dtype: str) -> float:
         """Dense FLOP/s for matrix products in `dtype` ("float32", "bfloat16", "float16")."""
         return self.datasheet.flops[dtype]  # type: ignore[index]
+
+    def per_clock(self) -> float:
+        """FLOPs per clock of the tensor cores of a compute unit, in half precision."""
+        return _per_clock(self.datasheet.model_dump())
 
     def generation(self) -> str:
         """What its compute units are like: "nvidia sm8" for sm80, sm86 and sm89, the architecture of other vendors."""
@@ -182,9 +187,7 @@ def _with_relative(file: dict[str, Any]) -> dict[str, Any]:
 
 def _per_clock(sheet: dict[str, Any]) -> float:
     """FLOPs per clock of the tensor cores of a compute unit, in half precision."""
-    return (
-        max(sheet["flops"].get(name, 0) for name in ("float16", "bfloat16")) / sheet["compute_units"] / sheet["clock"]
-    )
+    return max(sheet["flops"].get(name, 0) for name in HALF) / sheet["compute_units"] / sheet["clock"]
 
 
 def _carried_over(constants: dict[str, Any], ratio: float) -> dict[str, Any]:
@@ -194,13 +197,15 @@ def _carried_over(constants: dict[str, Any], ratio: float) -> dict[str, Any]:
     share of the time. Units of different vendors are not alike: there the shares stay.
     """
 
-    def share(efficiency: float) -> float:
-        return 1 / (1 + (1 / efficiency - 1) * ratio)
-
     names = ("gemm_efficiency", "gemm_sustained", "conv_efficiency")
     kernels = {
         name: {key: value for key, value in kernel.items() if key != "error"}
-        | {"efficiency": share(kernel["efficiency"])}
+        | {"efficiency": carried(kernel["efficiency"], ratio)}
         for name, kernel in constants["attention"].items()
     }
-    return constants | {name: share(constants[name]) for name in names} | {"attention": kernels}
+    return constants | {name: carried(constants[name], ratio) for name in names} | {"attention": kernels}
+
+
+def carried(efficiency: float, ratio: float) -> float:
+    """The efficiency of a tile where a compute unit does `ratio` times as much per clock."""
+    return 1 / (1 + (1 / efficiency - 1) * ratio)

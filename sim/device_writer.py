@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from minimodels.sim.device import Device
+from minimodels.sim.device import AttentionKernel, Device
+from minimodels.sim.sustained import KERNEL
 
 if TYPE_CHECKING:
     from minimodels.sim.calibrate import Fitted
@@ -30,25 +31,32 @@ def rewritten(
         head = text.rstrip() + "\n\n"
     plain, _, kernels = body.partition("[constants.attention]\n")
     lines, kernel_lines = plain.rstrip().splitlines(), kernels.rstrip().splitlines()
-    _put(lines, "provenance", f'"{constants.provenance}"', "")
-    _put(lines, "calibrated", f"[{families}]", "")
-    _put(lines, "errors", f"{{ {errors} }}", "  # medians over the rows kept out of the fits")
+    if constants.calibrated:
+        _put(lines, "provenance", f'"{constants.provenance}"', "")
+        _put(lines, "calibrated", f"[{families}]", "")
+        _put(lines, "errors", f"{{ {errors} }}", "  # medians over the rows kept out of the fits")
     if source is not None:
         _put(lines, "source", f'"{source}"', "")
     for name in measured:
         _put(lines, name, f"{getattr(constants, name):.3g}", "  # measured")
     for part in done:
         comment = f"  # fit: {part.rows} rows"
+        if part.family == "pipelines":
+            comment += " of pipelines"
+            _put(kernel_lines, KERNEL, f"{{ {_kernel(constants.attention[KERNEL])} }}", comment)
         if not part.family.startswith("attention, "):
             for name in part.names:
                 _put(lines, name, f"{getattr(constants, name):g}", comment)
             continue
         name = part.family.removeprefix("attention, ")
         kernel = constants.attention[name]
-        inner = f"floor = {kernel.floor:g}, efficiency = {kernel.efficiency:g}, prologue = {kernel.prologue:g}"
-        _put(kernel_lines, name, f"{{ {inner}, error = {kernel.error:g} }}", comment)
+        _put(kernel_lines, name, f"{{ {_kernel(kernel)}, error = {kernel.error:g} }}", comment)
     attention = ["", "[constants.attention]", *kernel_lines] if kernel_lines else []
     return head + "\n".join(["[constants]", *lines, *attention]) + "\n"
+
+
+def _kernel(kernel: AttentionKernel) -> str:
+    return f"floor = {kernel.floor:g}, efficiency = {kernel.efficiency:g}, prologue = {kernel.prologue:g}"
 
 
 def _put(lines: list[str], name: str, value: str, comment: str) -> None:

@@ -20,7 +20,7 @@ from minimodels.sim.profile import Op
 from minimodels.sim.views import op_seconds
 
 # diffusers 0.17 over gpt-fast's eager loop, per operator and launch; see `truth_models`
-PYTHON = 2.5
+PYTHON = 2.7
 HOST, HOST_ERROR = "host", 0.3  # host constants are assumed but for one: GPUs of one kind sit in hosts of many
 
 

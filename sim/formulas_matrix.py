@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minimodels.kernels.layout import LAST
 from minimodels.kernels.work import Conv, Work, is_direct, size_bytes, stored_bytes
-from minimodels.sim.traffic import convolved_format, copying, one_dimension, reordered, traffic
+from minimodels.sim.traffic import convolved_format, copying, one_dimension, reordered, traffic, turned
 
 MANY_POINTS = 25  # from here on torch computes distances as a product
 
@@ -29,8 +29,12 @@ def copy_bytes(x: Tensor) -> int:
     return 0 if plain and batch else size_bytes(x)
 
 
-def _gemm(batch: int, m: int, n: int, k: int, read: int, written: int, copies: tuple[int, ...]) -> Work:
-    return copying(Work("gemm", 2 * batch * m * n * k, read, written, 1, (batch, m, n, k)), *copies)
+def _gemm(batch: int, m: int, n: int, k: int, read: int, written: int, operands: tuple[Tensor, ...]) -> Work:
+    """A product; operands: those that it copies, if their strides will not do."""
+    work = Work("gemm", 2 * batch * m * n * k, read, written, 1, (batch, m, n, k))
+    copies = [copy_bytes(x) for x in operands]
+    across = sum(turned(x) for x, size in zip(operands, copies, strict=True) if size)
+    return copying(work, *copies, turned=across)
 
 
 def linear(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -39,9 +43,9 @@ def linear(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...
     n, k = weight.shape
     rows = x if x.dim() <= 2 else _rows(x)
     if rows is None:  # they do not view as one dimension: torch multiplies sample by sample
-        work = _gemm(prod(x.shape[:-2]), x.shape[-2], n, k, read, written, (copy_bytes(x),))
+        work = _gemm(prod(x.shape[:-2]), x.shape[-2], n, k, read, written, (x,))
     else:
-        work = _gemm(1, rows.numel() // k, n, k, read, written, (copy_bytes(rows),))
+        work = _gemm(1, rows.numel() // k, n, k, read, written, (rows,))
     if x.dim() <= 2 or x.is_contiguous() or len(args) < 3 or args[2] is None:
         return work
     # addmm takes a bias with contiguous rows only: here it is added afterwards
@@ -63,7 +67,7 @@ def matmul(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...
     batch = prod(out[0].shape[:-2]) if a.dim() > 2 or b.dim() > 2 else 1
     m = a.shape[-2] if a.dim() > 1 else 1
     n = b.shape[-1] if b.dim() > 1 else 1
-    return _gemm(batch, m, n, a.shape[-1], read, written, (copy_bytes(a), copy_bytes(b)))
+    return _gemm(batch, m, n, a.shape[-1], read, written, (a, b))
 
 
 def addmm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -72,7 +76,7 @@ def addmm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
     if kwargs.get("beta", 1) == 0:  # then it only says a shape
         read -= stored_bytes(added)
     batch = a.shape[0] if a.dim() == 3 else 1
-    return _gemm(batch, a.shape[-2], b.shape[-1], a.shape[-1], read, written, (copy_bytes(a), copy_bytes(b)))
+    return _gemm(batch, a.shape[-2], b.shape[-1], a.shape[-1], read, written, (a, b))
 
 
 def convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -89,7 +93,7 @@ def convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor
     sizes = size_bytes(x), size_bytes(weight), size_bytes(y)
     conv = Conv(weight.shape[1], *sizes, _channels_last(x, weight), bias, direct=direct)
     work = Work("conv", flops, read, written, 1, (groups, pixels, channels, taps), conv=conv)
-    return copying(work, *reordered(x, weight))
+    return reordered(work, x, weight)
 
 
 def _channels_last(x: Tensor, weight: Tensor) -> bool:
@@ -106,7 +110,7 @@ def transposed_convolution(args: tuple[Any, ...], kwargs: dict[str, Any], out: t
     pixels = x.shape[0] * prod(x.shape[2:])
     channels, taps = prod(weight.shape[1:]), weight.shape[0] // groups
     work = Work("conv", 2 * groups * pixels * channels * taps, read, written, 1, (groups, pixels, channels, taps))
-    return copying(work, *reordered(x, weight))
+    return reordered(work, x, weight)
 
 
 def attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from minimodels.kernels.layout import format_of
 from minimodels.kernels.work import Work, size_bytes, stored_bytes
-from minimodels.sim.traffic import copying, one_dimension, tensors_in, traffic, uncontiguous
+from minimodels.sim.traffic import copying, one_dimension, tensors_in, traffic, turned, uncontiguous
 
 INDEX = 8  # bytes of an index that torch makes
 
 
 def pointwise(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     read, written = traffic(args, kwargs, out)
-    return Work("elementwise", 0, read, written, strided=_strided(tensors_in((*args, *kwargs.values())), out[0]))
+    inputs = tensors_in((*args, *kwargs.values()))
+    across = sum(turned(x, out[0]) for x in inputs if x.shape == out[0].shape)
+    return Work("elementwise", 0, read, written, strided=_strided(inputs, out[0]), turned=across)
 
 
 def _strided(inputs: list[Tensor], out: Tensor) -> bool:
@@ -35,7 +37,11 @@ def norm(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...])
     # A kernel that returns channels-last takes it, too
     copied = 0 if x.is_contiguous(memory_format=format_of(out[0])) else size_bytes(x)
     blocks = x.shape[0] * args[1] if isinstance(args[1], int) else None  # one per group of a group norm
-    return copying(Work("norm", 0, read, written, workspace=_statistics(args), blocks=blocks), copied)
+    return copying(
+        Work("norm", 0, read, written, workspace=_statistics(args), blocks=blocks),
+        copied,
+        turned=turned(x) if copied else 0,
+    )
 
 
 def _statistics(args: tuple[Any, ...]) -> int:
@@ -46,8 +52,8 @@ def _statistics(args: tuple[Any, ...]) -> int:
 
 
 def softmax(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
-    work = Work("softmax", 0, *traffic(args, kwargs, out))
-    return copying(work, 0 if args[0].is_contiguous() else size_bytes(args[0]))
+    x, work = args[0], Work("softmax", 0, *traffic(args, kwargs, out))
+    return work if x.is_contiguous() else copying(work, size_bytes(x), turned=turned(x))
 
 
 def reduce(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -79,7 +85,9 @@ def gather(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...
 
 def copy(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
     read, written = traffic(args, kwargs, out)
-    return Work("copy", 0, read, written, strided=not all(x.is_contiguous() for x in tensors_in(args)))
+    inputs = tensors_in(args)
+    across = sum(turned(x, out[0]) for x in inputs)
+    return Work("copy", 0, read, written, strided=not all(x.is_contiguous() for x in inputs), turned=across)
 
 
 def resample(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
@@ -158,7 +166,14 @@ def one_hot(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ..
 
 
 def copy_into(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:
-    return Work("copy", 0, stored_bytes(args[1]), stored_bytes(args[0]), strided=_strided([args[1]], args[0]))
+    return Work(
+        "copy",
+        0,
+        stored_bytes(args[1]),
+        stored_bytes(args[0]),
+        strided=_strided([args[1]], args[0]),
+        turned=turned(args[1], args[0]),
+    )
 
 
 def fill(args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> Work:

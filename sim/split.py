@@ -4,20 +4,14 @@ The rule is a function of what a row measures: not of its value, its spelling or
 together by what they have in common (`Kernel.key`): the (N, K) of a product, the heads and head dim of attention,
 channels and window of a convolution, the size of a norm; a key is kept out if the first byte of the SHA-256 of
 "family key" is even, or if there is none (products that Vidur timed one by one, and those of low precision). Whole GPUs
-are kept out where one is named in `GPUS`, and all whole models are: constants are fitted to single kernels.
+are kept out where one is named in `GPUS`. Of whole models `truth_models.fitted` says which rows give constants.
 """
 
 from __future__ import annotations
 
 from hashlib import sha256
 
-SET_BY = frozenset({("attention decode", "l40s")})  # rows that a constant of all devices was set by: `cost.base.CACHED`
 GPUS = frozenset({"h200", "a100-80gb-pcie", "rtx-a5000"})  # known from relatives and datasheets alone
-
-
-def used(family: str, key: str, device: str) -> bool:
-    """Whether a constant was fitted to, or set by, rows of a family with this key: they are not reported."""
-    return (family, device) in SET_BY or not held_out(family, key, device)
 
 
 def held_out(family: str, key: str, device: str) -> bool:

@@ -18,6 +18,8 @@ from minimodels.kernels.backend import choice
 from minimodels.kernels.layout import LAST, channels_last, format_of
 from minimodels.kernels.work import Work, size_bytes, stored_bytes
 
+SECTOR = 32  # bytes that a GPU reads at least
+
 
 def tensors_in(values: Any) -> list[Tensor]:
     """All tensors among arguments, lists included, in order."""
@@ -62,11 +64,12 @@ def convolved_format(x: Tensor, weight: Tensor) -> torch.memory_format:
     return LAST[x.dim()] if last else torch.contiguous_format
 
 
-def reordered(x: Tensor, weight: Tensor) -> tuple[int, int]:
-    """Bytes of the copies that a convolution makes of x and its weight, 0 where they lie as it takes them."""
+def reordered(work: Work, x: Tensor, weight: Tensor) -> Work:
+    """The work, after the copies that a convolution makes of x and its weight, where they lie otherwise."""
     wanted = convolved_format(x, weight)
-    of_x, of_weight = (0 if y.is_contiguous(memory_format=wanted) else size_bytes(y) for y in (x, weight))
-    return of_x, of_weight
+    copied = [y for y in (x, weight) if not y.is_contiguous(memory_format=wanted)]
+    dense = x.dim() - 1 if wanted is torch.contiguous_format else 1
+    return copying(work, *map(size_bytes, copied), turned=sum(_turned(y, dense) for y in copied))
 
 
 def held_inside(work: Work, dtype: str) -> int:
@@ -83,8 +86,32 @@ def held_inside(work: Work, dtype: str) -> int:
     return work.workspace + conv.input + conv.weight
 
 
-def copying(work: Work, *copies: int) -> Work:
-    """The work, after copies of some arguments of these bytes: the copies are read in their place."""
+def turned(x: Tensor, out: Tensor | None = None) -> int:
+    """The elements of x, if a copy to `out` (None: a contiguous one) reads them across the lines in which it writes."""
+    like = out is not None and out.dim() == x.dim()
+    return _turned(x, _dense(out) if out is not None and like else x.dim() - 1)
+
+
+def _turned(x: Tensor, along: int | None) -> int:
+    """The elements of x, if a copy whose lines lie along a dimension reads them across its own: lines of a sector."""
+    own = _dense(x)
+    if own is None or along is None or own == along or x.stride(along) == 0:
+        return 0
+    return x.numel() if min(x.shape[own], x.shape[along]) * x.element_size() >= SECTOR else 0
+
+
+def _dense(x: Tensor) -> int | None:
+    """The dimension along which elements lie beside each other, if there is one."""
+    found = [i for i, (size, stride) in enumerate(zip(x.shape, x.stride(), strict=True)) if size > 1 and stride == 1]
+    return found[-1] if found else None
+
+
+def copying(work: Work, *copies: int, turned: int = 0) -> Work:
+    """The work, after copies of some arguments of these bytes: the copies are read in their place.
+
+    turned: elements of them that are read across the lines in which they are written.
+    """
     copied, launches = sum(copies), work.launches + sum(size > 0 for size in copies)
     read, written, workspace = work.bytes_read + copied, work.bytes_written + copied, work.workspace + copied
-    return replace(work, bytes_read=read, bytes_written=written, launches=launches, workspace=workspace)
+    turned += work.turned
+    return replace(work, bytes_read=read, bytes_written=written, launches=launches, workspace=workspace, turned=turned)

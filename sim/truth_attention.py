@@ -24,7 +24,8 @@ def attention_calls(shape: Shape, causal: bool, dtype: str, implementation: str,
     if implementation == "PyTorch":
         return _unfused(shape, causal, dtype, backward)
     if "flash_attn" in implementation:  # vllm_flash_attn, vllm_vit_flash_attn_fa3, ...
-        backend = "flash3-varlen" if implementation.endswith("fa3") else "flash"
+        image, third = "_vit_" in implementation, implementation.endswith("fa3")  # of an image keys are not in pages
+        backend = f"flash3-{'varlen' if image else 'paged'}" if third else "flash" if image else "flash-paged"
     else:
         backend = BACKENDS[implementation]
     calls = [_fused(shape, causal, dtype, backend)]

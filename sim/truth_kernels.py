@@ -15,7 +15,8 @@
 - `softmax`, `layernorm`: rows= cols=; `gelu`, `copy`: elements=. G elements/s are timed by the clock of a host that
   waits for each call (LLMCompass): `WAITS`, unless clock=device. `groupnorm`: C= HxW= groups=, torch's kernels.
 - single kernels of a LLaMA-2 layer: tokens=, sizes in the name of the kernel (Vidur). RMSNorm, RoPE and SiLU*mul are
-  those of vLLM in 2023: a block per row, an element per thread and load; RMSNorm reads a row twice.
+  those of vLLM in 2023: a block per row, an element per thread and load; RMSNorm reads a row twice. A layer runs as
+  a whole, so that these find in the L2 cache what another has just written.
 
 dtype: bf16, fp16, fp32, tf32, fp8, fp4, also as torch names them, or several of one size ("fp16/bf16", "fp16 in, mixed
 math"). Products of fp32, tf32, fp8 and fp4 are families of their own: `gemm fp8`.
@@ -39,10 +40,10 @@ DTYPES = {
 SIZES = {"float32": 4.0, "tf32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float4": 0.5}
 CLASSES = {"float8": "fp8", "float4": "fp4", "float32": "fp32", "tf32": "tf32"}  # of products, reported apart
 SCALE = {"s": 1.0, "ms": 1e3, "us": 1e6, "\u00b5s": 1e6, "\u03bcs": 1e6}  # per second; micro has two characters
-# Seconds that a host adds, and that a call takes at least; then the seconds of a load that nothing hides: fitted to the
+# Seconds that a host adds, and that a call takes at least; then the clocks of a load that nothing hides: fitted to the
 # A100's rows that are not reported, as tests/sim/test_waits.py holds. Softmax is fitted no better with a least.
 WAITS = {"gelu": (36.1e-6, 47.8e-6), "softmax": (10.7e-6, 0.0), "layernorm": (38.0e-6, 52.4e-6)}
-LOAD = 512e-9
+LOAD = 722
 THREADS = 1024  # per row
 ATTENTION = (
     "attention fwd",
@@ -68,6 +69,8 @@ class Kernel:
     wait: float = 0.0  # seconds of the host around it
     least: float = 0.0  # seconds it takes however small it is
     key: str = field(default="", compare=False)  # what rows held out of a fit have in common
+    loads: float = 0.0  # after one another: it takes at least their time
+    loads_before: float = 0.0  # after one another, before it begins
 
     @property
     def dtype(self) -> str:
@@ -139,8 +142,8 @@ def product(batch: int, m: int, n: int, k: int, dtype: str) -> Work:
 def _gemm(phase: str, dtype: str, batch: int, pairs: Mapping[str, str]) -> Kernel:
     m, n, k = (number(pairs, name) for name in "MNK")
     calls = [*_converted(batch * m * k, dtype), call(product(batch, m, n, k, dtype), dtype, "warm")]
-    wait, key = ROUNDS * LOAD if dtype == "float8" else 0.0, f"{n} {k}" if SIZES[dtype] == 2 else ""
-    return Kernel("gemm", tuple(calls), 2.0 * batch * m * n * k, wait, key=key)
+    before, key = ROUNDS if dtype == "float8" else 0, f"{n} {k}" if SIZES[dtype] == 2 else ""
+    return Kernel("gemm", tuple(calls), 2.0 * batch * m * n * k, key=key, loads_before=before)
 
 
 def _converted(elements: int, dtype: str) -> list[Call]:
@@ -262,6 +265,6 @@ def _llama(phase: str, dtype: str, pairs: Mapping[str, str]) -> Kernel:
     columns = int(width[1]) if width else 2 * 4096  # queries and keys of 32 heads of 128
     row, passes = size * tokens * columns, 1 if phase == "RoPE" else 2
     strided = not phase.startswith("residual")
-    read, least = passes * row, passes * columns / THREADS * LOAD if strided else 0.0
+    read, loads = passes * row, passes * columns / THREADS if strided else 0.0
     work = Work(family, 0, round(read), round(row), strided=strided)  # type: ignore[arg-type]
-    return Kernel(family, (call(work, dtype),), None, least=least, key=f"{tokens}")
+    return Kernel(family, (call(work, dtype, "fed"),), None, loads=loads, key=f"{tokens}")

@@ -27,9 +27,9 @@ from minimodels.sim import truth_models as models
 from minimodels.sim.cost import predict
 from minimodels.sim.files import read
 from minimodels.sim.progress import Advance, silent
-from minimodels.sim.split import used
+from minimodels.sim.split import held_out
 from minimodels.sim.truth_gpus import device_of
-from minimodels.sim.truth_kernels import SCALE, Kernel, Unpredicted, claims, family, kernel
+from minimodels.sim.truth_kernels import LOAD, SCALE, Kernel, Unpredicted, claims, family, kernel
 
 COLUMNS = (
     "id", "model", "phase_or_kernel", "gpu", "dtype", "batch", "shape_or_settings", "metric", "value", "unit", "source",
@@ -168,7 +168,11 @@ def seconds_of(kernels: Sequence[Kernel], device: devices.Device) -> list[float]
     """The predicted seconds of one execution of each, queued behind each other or awaited by a host."""
     timings = iter(predict([call for one in kernels for call in one.calls], device, "graph"))
     device_seconds = [sum(t.device_seconds + t.gap_seconds for t in islice(timings, len(one.calls))) for one in kernels]
-    return [max(one.least, one.wait + seconds) for one, seconds in zip(kernels, device_seconds, strict=True)]
+    load = LOAD / device.datasheet.clock
+    return [
+        max(one.least, one.loads * load, one.wait + one.loads_before * load + seconds)
+        for one, seconds in zip(kernels, device_seconds, strict=True)
+    ]
 
 
 def _priced(row: Row, one: Kernel, seconds: float) -> Row:
@@ -244,7 +248,7 @@ def _value(record: dict[str, str]) -> float | None:
 def _fitted() -> frozenset[tuple[str, str, str]]:
     """Family, key and device of the shipped rows that constants may have been fitted to."""
     kernels = ((one.family, one.key, name) for _, one, name in fittable(parse(shipped(), "shipped table")))
-    return frozenset(of for of in kernels if used(*of))
+    return frozenset(of for of in kernels if not held_out(*of))
 
 
 def fittable(rows: Iterable[Row]) -> Iterator[tuple[Row, Kernel, str]]:

@@ -21,8 +21,9 @@ from minimodels.sim.call import Call, L2State, Priced
 from minimodels.sim.cost import attention, bandwidth, convolution, gemm, norm
 from minimodels.sim.cost.base import FREE, Cost, origin, rate
 from minimodels.sim.cost.host import Mode, gaps, host_seconds
+from minimodels.sim.cost.residency import resident
 from minimodels.sim.device import Device
-from minimodels.sim.fusion import fuse
+from minimodels.sim.fusion import fuse, unfused
 
 __all__ = ["Mode", "predict", "rate_of"]
 
@@ -33,18 +34,22 @@ def predict(calls: Sequence[Call], device: Device, mode: Mode) -> list[Priced]:
     Device plus gap seconds, times weight, add up to the time of the run. A call that stands for many
     executions gets the gap of the steady state of its loop. A stage starts with host and device idle.
     """
-    works, chains = fuse(calls) if mode == "compiled" else ([call.work for call in calls], [])
-    known: dict[tuple[Work, str, AttentionCall | None, L2State], Cost] = {}
+    apart = unfused(calls)
+    fused = fuse(calls) if mode == "compiled" else apart
+    known: dict[tuple[Work, str, AttentionCall | None, L2State, int], Cost] = {}
     costs: list[Cost] = []
-    for call, work in zip(calls, works, strict=True):
+    found = resident(calls, fused, device)
+    for call, work, held in zip(calls, fused.works, found, strict=True):
         dtype = rate_of(work.kernel, call.dtype, device) if call.tf32 else call.dtype
-        key = (work, dtype, call.attention if work.kernel == "attention" else None, call.l2)
+        key = (work, dtype, call.attention if work.kernel == "attention" else None, call.l2, held)
         cost = known.get(key)
         if cost is None:
             cost = known[key] = _cost(*key, device)
         costs.append(cost)
-    for chain in chains:
-        _share(calls, chain, costs, device)
+    if fused.chains:
+        found = resident(calls, apart, device)
+    for chain in fused.chains:
+        _share(calls, chain, costs, found, device)
     constants = device.constants
     host = host_seconds(costs, constants, mode)
     waits = gaps(calls, costs, host, constants.kernel_gap)
@@ -62,7 +67,7 @@ def predict(calls: Sequence[Call], device: Device, mode: Mode) -> list[Priced]:
             cost.waves,
             cost.l2,
         )
-        for cost, spent, gap, work in zip(costs, host, waits, works, strict=True)
+        for cost, spent, gap, work in zip(costs, host, waits, fused.works, strict=True)
     ]
 
 
@@ -72,25 +77,28 @@ def rate_of(kernel: Kernel, dtype: str, device: Device) -> str:
     return "tf32" if tf32 else dtype
 
 
-def _cost(work: Work, dtype: str, call: AttentionCall | None, l2: L2State, device: Device) -> Cost:
-    """The device seconds of one execution; an operator's launches after the first are copies of its input."""
+def _cost(work: Work, dtype: str, call: AttentionCall | None, l2: L2State, found: int, device: Device) -> Cost:
+    """The device seconds of one execution; an operator's launches after the first are copies of its input.
+
+    found: the bytes of its input in the L2 cache.
+    """
     if work.parts:
-        return _in_turn([_cost(part, dtype, call, l2, device) for part in work.parts])
+        return _in_turn([_cost(part, dtype, call, l2, 0, device) for part in work.parts])
     match work.kernel:
         case "none":
             return FREE
         case "math":
             return _math_cost(work, dtype, device)
         case "gemm":
-            return gemm.price(work, dtype, device, l2)
+            return gemm.price(work, dtype, device, l2, found)
         case "conv":
-            return convolution.price(work, dtype, device, l2)
+            return convolution.price(work, dtype, device, l2, found)
         case "attention":
-            return attention.price(work, dtype, call, device, l2)
+            return attention.price(work, dtype, call, device, l2, found)
         case "norm" | "softmax":
-            return norm.price(work, dtype, device)
+            return norm.price(work, dtype, device, l2, found)
         case _:
-            return bandwidth.price(work, device, l2)
+            return bandwidth.price(work, device, l2, found)
 
 
 def _math_cost(work: Work, dtype: str, device: Device) -> Cost:
@@ -107,7 +115,7 @@ def _math_cost(work: Work, dtype: str, device: Device) -> Cost:
     parts.append(Work("softmax", 0, size * batch * n * m, size * batch * n * m))
     read, written = sum(part.bytes_read for part in parts), sum(part.bytes_written for part in parts)
     passes = Work("elementwise", 0, work.bytes_read - read, work.bytes_written - written, work.launches - len(parts))
-    return _in_turn([_cost(part, wide, None, "cold", device) for part in (*parts, passes)])
+    return _in_turn([_cost(part, wide, None, "cold", 0, device) for part in (*parts, passes)])
 
 
 def _in_turn(costs: Sequence[Cost]) -> Cost:
@@ -116,7 +124,9 @@ def _in_turn(costs: Sequence[Cost]) -> Cost:
     return longest._replace(seconds=sum(cost.seconds for cost in costs), launches=sum(cost.launches for cost in costs))
 
 
-def _share(calls: Sequence[Call], chain: Sequence[int], costs: list[Cost], device: Device) -> None:
+def _share(
+    calls: Sequence[Call], chain: Sequence[int], costs: list[Cost], found: Sequence[int], device: Device
+) -> None:
     """Share the seconds of a fused chain among its calls, as the time that the bytes of each would take alone."""
     constants = device.constants
     shares = {"norm": constants.norm_bandwidth, "softmax": constants.softmax_bandwidth}
@@ -130,12 +140,13 @@ def _share(calls: Sequence[Call], chain: Sequence[int], costs: list[Cost], devic
     provenance = "datasheet" if any(source == "datasheet" for source, _ in origins) else origins[0][0]
     bound, error = "launch" if "floor" in families else "memory", max(error for _, error in origins)
     moved = sum(costs[i].utilisation * costs[i].seconds for i in chain)
-    for index, part in zip(chain, alone, strict=True):
-        share = part / whole if whole else 1 / len(chain)
-        used = min(1.0, moved / seconds) if seconds else 0.0
-        call = calls[index]  # the sum of a chain and of its parts differ by a rounded corner: never more than apart
-        apart = _cost(call.work, call.dtype, None, call.l2, device).seconds
-        costs[index] = Cost(min(share * seconds, apart), costs[index].launches, bound, provenance, error, used)
+    used = min(1.0, moved / seconds) if seconds else 0.0
+    apart = [_cost(calls[i].work, calls[i].dtype, None, calls[i].l2, found[i], device).seconds for i in chain]
+    left = min(seconds, sum(apart))
+    for limit, share, index in sorted(zip(apart, alone, chain, strict=True), key=lambda one: one[0] / (one[1] or 1)):
+        part = min(left * share / whole if whole else left / len(chain), limit)
+        costs[index] = Cost(part, costs[index].launches, bound, provenance, error, used)
+        left, whole = left - part, whole - share
 
 
 FAMILIES = {"norm": "norm", "softmax": "softmax", "elementwise": "elementwise", "copy": "elementwise"}

@@ -4,8 +4,9 @@ Per tile of queries the kernel multiplies twice on the tensor cores, head dim pa
 takes an exponential per score on the special-function units; FlashAttention-2 and 3 and cuDNN at head dims 64 and
 128 differ by just the time of the exponentials, so they are not overlapped with the products. A prologue fills the
 pipeline of every tile that walks over more than one tile of keys. Blocks run in waves; causal masks make them
-uneven, and the longest one stands at the end. Where there are few blocks (decoding), the keys are split over the
-device and the parts added up by a second kernel: of all splits the fastest runs.
+uneven, and the longest one stands at the end. Few queries take a whole tile all the same: 16 frames are an eighth of
+one. Where there are few blocks (decoding), the keys are split over the device, in tiles of their own, and the parts
+added up by a second kernel: of all splits the fastest runs, which FlashAttention's heuristic is to find.
 
 Our kernels (`triton`) that hold all the keys they attend to, 128 at most, walk over nothing: they take the time of
 their bytes, or of their products padded to powers of two and their exponentials, whichever is longer.
@@ -21,18 +22,20 @@ from typing import NamedTuple
 from minimodels.kernels.scope import AttentionCall
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import LEAST, Cost, origin, rate, rounded_max, streamed
-from minimodels.sim.device import AttentionKernel, Device
+from minimodels.sim.cost.base import LEAST, Cost, origin, rate, rounded_max, state, streamed
+from minimodels.sim.device import AttentionKernel, Device, carried
 
-DECODING = 0.17  # median error of a step with one query on the A100, which no constant was fitted to; 0.12 on the H100
+DECODING = 0.14  # median error of a step with one query on the H100, which no constant was fitted to; 0.09 on others
 HELD = 128  # keys that a program of ours holds at once
 HIDDEN = 0.5  # of what the last wave leaves idle
+COMPARED = 2048  # FLOPs per clock of a unit of the A100, on which kernels were compared (`Tiling.share`)
 SINGLE = 0.3  # of a prologue, for a tile that has one tile of keys
 SMALL = ("sm86", "sm89")  # 100 KB of shared memory a unit
-FEW = 16  # rows of the smallest product of tensor cores: up to here a kernel for decoding runs
+FEW = 16  # rows of the smallest product of tensor cores
 SPLITS = (1, 2, 4, 8, 16, 32, 64)
 SPLIT_SECONDS = 3.5e-6  # the kernel that adds up the parts
-REPLAYED = 0.8  # of the L2 cache is left of a kernel's bytes when it runs again on the same data
+SUM, SHARED = 8, 128  # bytes that a sum in float32 is read and written with; of shared memory per clock
+SHORT = 128  # keys up to which the first FlashAttention takes one step, of so many
 
 
 class Tiling(NamedTuple):
@@ -44,6 +47,9 @@ class Tiling(NamedTuple):
     the scores again, and their gradients.
     share: of flash's rate, where a device file has no constants for the kernel.
     around: bytes per element of the queries that two more kernels pass over, one before and one after.
+    splitting: tiles of the kernel that splits the keys, if there are others; pages: it runs without a split too.
+    thin: a kernel of its own for few queries, whose tiles have `FEW` rows.
+    warps: so many add up their parts of a row in float32 in shared memory, and several steps over the keys in memory.
     """
 
     tiles: tuple[tuple[int, int, int], ...]
@@ -53,49 +59,81 @@ class Tiling(NamedTuple):
     scores: float = 1.0
     around: float = 0.0
     small: tuple[tuple[int, int, int], ...] = ()
+    splitting: tuple[tuple[int, int, int], ...] = ()
+    pages: bool = False
+    thin: bool = False
+    warps: int = 0
 
-    def tile(self, head_dim: int, causal: bool, device: Device) -> tuple[int, int]:
+    def tile(self, call: AttentionCall, split: int, device: Device) -> tuple[int, int]:
         """Queries per block and keys per step."""
-        tiles = self.small if self.small and causal and device.arch in SMALL else self.tiles
-        return next(((rows, keys) for limit, rows, keys in tiles if head_dim <= limit), tiles[-1][1:])
+        tiles = self.tiles
+        if self.splitting and (split > 1 or self.pages):
+            tiles = self.splitting
+        elif self.small and call.causal and call.query_length > 1 and device.arch in SMALL:
+            tiles = self.small
+        rows, keys = next(((rows, keys) for limit, rows, keys in tiles if call.head_dim <= limit), tiles[-1][1:])
+        if self.warps:
+            keys = min(keys, SHORT if call.key_length <= SHORT else keys)
+        return (FEW if self.thin and _rows(call)[1] <= FEW else rows), keys
 
     def backward(self, **changes: float) -> Tiling:
         """The kernel of the backward pass that belongs to a forward one."""
-        return self._replace(products=2.5, scores=2.0, small=(), **changes)
+        return self._replace(products=2.5, scores=2.0, small=(), splitting=(), **changes)
+
+
+def _rows(call: AttentionCall) -> tuple[int, int]:
+    """Heads that have blocks of their own, and queries of each: of one query, those of the heads that share a key."""
+    if call.query_length == 1:
+        return call.kv_heads, call.heads // call.kv_heads
+    return call.heads, call.query_length
 
 
 FLASH_DIMS = (32, 64, 96, 128, 192, 256)  # FlashAttention is built for these
-FLASH = Tiling(  # flash_fwd_launch_template.h, but for the steps of 128 keys at head dim 64, which fit no better
-    ((256, 128, 64),), FLASH_DIMS, small=((64, 128, 64), (128, 64, 64), (192, 128, 64), (256, 64, 64))
-)
+FLASH = Tiling(  # flash_fwd_launch_template.h
+    ((64, 128, 128), (256, 128, 64)), FLASH_DIMS, small=((64, 128, 128), (128, 64, 64), (192, 128, 64), (256, 64, 64)),
+    splitting=((64, 64, 256), (128, 64, 128), (256, 64, 64)),
+)  # fmt: skip
 FLASH3 = Tiling(((96, 192, 128), (256, 128, 128)), (64, 96, 128, 192, 256))  # hopper/tile_size.h
 CUDNN = Tiling(((256, 128, 128),), (64, 128, 192, 256))
 CUTLASS = Tiling(((1 << 20, 64, 64),), (64, 128), 0.45)  # longer head dims in steps
+FLASH1 = Tiling(  # fmha_fwd_hdim*.cu of flash-attention 1.0.9; outputs stand in memory between its steps over keys
+    ((64, 64, 256), (256, 64, 128)), (32, 64, 128), 0.6, warps=4
+)
 KERNELS = {
     "flash": FLASH,  # FlashAttention-2
+    "flash-paged": FLASH._replace(pages=True),  # as serving engines call it: keys in pages
+    "mmha": FLASH._replace(
+        splitting=(), thin=True
+    ),  # for one query, as engines and compilers write it: masked multi-head attention
     # Before: outputs and their gradients are read, sums of the queries' gradients cleared; after: these are converted
     "flash-backward": FLASH.backward(share=0.85, around=2 + 2 + 4 + 4 + 2),  # flash_bwd_launch_template.h
     "flash3": FLASH3,
-    "flash3-varlen": FLASH3,  # as serving engines call it: sequences of different lengths, keys in pages
+    "flash3-varlen": FLASH3,  # sequences of different lengths
+    "flash3-paged": FLASH3,
     "cudnn": CUDNN,
     "cudnn-backward": CUDNN.backward(),
     "efficient": CUTLASS,  # xformers
     "efficient-backward": CUTLASS.backward(),
-    "triton": Tiling(((256, 128, 64),), (16, 32, 48, 64, 80, 96, 128, 144, 160, 192, 256), 0.9),  # heads of two tiles
-    "flash1": CUTLASS._replace(share=0.55),  # the first FlashAttention, which splits over batch and heads only
-    "flash1-backward": CUTLASS.backward(share=0.55),
+    "triton": Tiling(  # heads of two tiles
+        ((256, 128, 64),), (16, 32, 48, 64, 80, 96, 128, 144, 160, 192, 256), 0.9, thin=True
+    ),
+    "flash1": FLASH1,
+    "flash1-backward": FLASH1.backward(warps=8),
     "flash1-triton": CUTLASS._replace(share=0.5),
     "flash1-triton-backward": CUTLASS.backward(share=0.5),
 }
 
 
-def price(work: Work, dtype: str, call: AttentionCall | None, device: Device, l2: L2State = "cold") -> Cost:
+def price(
+    work: Work, dtype: str, call: AttentionCall | None, device: Device, l2: L2State = "cold", resident: int = 0
+) -> Cost:
     """One call of a fused attention kernel; without the facts of a call, its FLOPs at the kernel's rate."""
     backend = call.backend if call is not None and call.backend in KERNELS else "flash"
     kernel = constants_of(backend, device)
     moved = work.bytes_read + work.bytes_written
-    missed = streamed(moved, REPLAYED, device, l2)
-    memory = missed / rate(device.constants.gemm_bandwidth, device)
+    missed = streamed(work.bytes_read, work.bytes_written, device, l2, resident)
+    constants = device.constants
+    memory = missed / rate(max(constants.gemm_bandwidth, constants.memory_bandwidth), device)  # it nearly only reads
     peak = device.peak_flops(dtype)
     if call is None:
         computed = (work.flops or 0) / (kernel.efficiency * peak)
@@ -124,8 +162,9 @@ def price(work: Work, dtype: str, call: AttentionCall | None, device: Device, l2
         error = max(kernel.error, LEAST["attention"])
     if call is not None and call.query_length == 1:
         error = max(error, DECODING)
-    state: L2State = "warm" if missed < moved else "cold"
-    return Cost(seconds, launches, bound, provenance, error, min(1.0, share), blocks, float(ceil(waves)), state)
+    return Cost(
+        seconds, launches, bound, provenance, error, min(1.0, share), blocks, float(ceil(waves)), state(missed, moved)
+    )
 
 
 def _held(
@@ -151,11 +190,12 @@ def _power_of_2(size: int) -> int:
 def constants_of(backend: str, device: Device) -> AttentionKernel:
     """The constants of a kernel on a device: its own, those of its forward pass, or flash's at a share of the rate."""
     known = device.constants.attention
-    for name in (backend, backend.removesuffix("-backward"), backend.removesuffix("-varlen")):
+    for name in (backend, *(backend.removesuffix(suffix) for suffix in ("-backward", "-varlen", "-paged"))):
         if name in known and (name, backend) != ("flash", "flash-backward"):
             return known[name] if name == backend else known[name].model_copy(update={"error": None})
-    flash = known["flash"]
-    return flash.model_copy(update={"efficiency": flash.efficiency * KERNELS[backend].share, "error": None})
+    flash, ratio = known["flash"], device.per_clock() / COMPARED if device.vendor == "nvidia" else 1.0
+    compared = KERNELS[backend].share * carried(flash.efficiency, 1 / ratio)
+    return flash.model_copy(update={"efficiency": carried(compared, ratio), "error": None})
 
 
 def _split(
@@ -166,17 +206,16 @@ def _split(
     head_dim = next((size for size in tiling.head_dims if size >= call.head_dim), None)
     if head_dim is None:
         head_dim = ceil(call.head_dim / tiling.head_dims[-1]) * tiling.head_dims[-1]
-    rows, keys = tiling.tile(call.head_dim, call.causal, device)
-    heads, queries = call.heads, call.query_length
-    if queries == 1:  # the queries of the heads that share a key are rows of one tile
-        heads, queries = call.kv_heads, call.heads // call.kv_heads
-    if queries <= FEW:
-        rows = FEW
+    rows, keys = tiling.tile(call, split, device)
+    heads, queries = _rows(call)
     blocks = call.batch * heads * ceil(queries / rows) * split
     unit_peak = kernel.efficiency * peak / sheet.compute_units
     product = 4 * tiling.products * head_dim * rows / unit_peak
     exponential = tiling.scores * rows / (sheet.exps * sheet.clock)
     steps = ceil(call.key_length / (keys * split))
+    if tiling.warps:
+        through = 1 / device.constants.l2_rate if call.key_length > keys else 0.0
+        product += rows * head_dim * SUM * (through + tiling.warps / SHARED) / keys / sheet.clock
     prologue = kernel.prologue * (SINGLE if steps == 1 else 1)
     longest = steps * keys * (product + exponential) + prologue
     rounds = blocks / sheet.compute_units

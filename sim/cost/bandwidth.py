@@ -8,24 +8,23 @@ from __future__ import annotations
 
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import FREE, Cost, kept, one_by_one, origin, rate, streamed
+from minimodels.sim.cost.base import FREE, Cost, one_by_one, origin, rate, state, streamed, turning
 from minimodels.sim.device import Device
 
-REPLAYED = 0.8  # of the L2 cache is left of a kernel's bytes when it runs again on the same data
 
-
-def price(work: Work, device: Device, l2: L2State = "cold") -> Cost:
+def price(work: Work, device: Device, l2: L2State = "cold", resident: int = 0) -> Cost:
     """Kernels that read and write memory and compute next to nothing."""
     constants = device.constants
-    moved = work.bytes_read + work.bytes_written
-    state: L2State = "warm" if kept(moved, REPLAYED, device, l2) else "cold"
-    moved = streamed(moved, REPLAYED, device, l2)
-    slower = one_by_one(device) if work.strided else 1.0
-    moving, floors = slower * moved / rate(constants.memory_bandwidth, device), work.launches * constants.memory_floor
+    whole = work.bytes_read + work.bytes_written
+    moved = streamed(work.bytes_read, work.bytes_written, device, l2, resident)
+    said = state(moved, whole)
+    taken = one_by_one(whole, device, moved) if work.strided else moved
+    moving = max(taken / rate(constants.memory_bandwidth, device), turning(work, device))
+    floors = work.launches * constants.memory_floor
     seconds = moving + floors
     if not seconds:  # what a chain of others does on the way
         return FREE
     if floors > moving:
-        return Cost(seconds, work.launches, "launch", *origin("floor", device), floors / seconds, l2=state)
+        return Cost(seconds, work.launches, "launch", *origin("floor", device), floors / seconds, l2=said)
     used = moved / device.datasheet.bandwidth / seconds
-    return Cost(seconds, work.launches, "memory", *origin("elementwise", device), used, l2=state)
+    return Cost(seconds, work.launches, "memory", *origin("elementwise", device), used, l2=said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
 from minimodels.sim.device import Device, Family
 
@@ -12,14 +13,18 @@ from minimodels.sim.device import Device, Family
 CARRIED_OVER: dict[Family, float] = {
     "gemm": 0.10, "conv": 0.20, "attention": 0.12, "norm": 0.20, "softmax": 0.20, "elementwise": 0.10, "floor": 0.50,
 }  # fmt: skip
-DISTANT = 2.0  # times that, from another generation: T4 and V100, whose constants are the A100's, were as far off
+DISTANT = 2.0  # times that, from another generation: T4 and V100 were as far off with constants of the A100 alone
 # Medians of kernels beside those fitted to (`origin`); of attention that of flash on the A100, in two engines' tables.
-LEAST: dict[Family, float] = {"elementwise": 0.10, "norm": 0.13, "attention": 0.046}
-CACHED = 2.5  # times the bandwidth of memory, streams from the L2 cache: decoding with 67 MB on an L40S
+LEAST: dict[Family, float] = {"elementwise": 0.10, "norm": 0.13, "attention": 0.041}
+REPLAYED = 0.8  # of the L2 cache is left of what kernels moved, when one uses it again
 HALF = frozenset({"float16", "bfloat16"})
 # Times as long, where threads load single elements of half precision, and for how many bytes a clock and compute unit
 # of memory: vLLM's kernels in Vidur's table of the A100.
 ONE_BY_ONE, PER_CLOCK = 1.6, 13.4
+# Elements per clock of a compute unit, where a copy reads across the lines in which it writes: 268 million of one byte
+# in 1.98 ms on an H100, for which a compiler's tiled copy takes 0.22 ms (pytorch/pytorch issue 113560).
+TURNED = 0.52
+NOTED = 0.1
 OVERLAP = 3.0  # exponent of the rounded maximum; 2.5 to 4 fit the GEMM tables of four GPUs equally well
 ITEMSIZE = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float4": 0.5}
 
@@ -59,22 +64,39 @@ def rate(share: float, device: Device) -> float:
     return share * device.datasheet.bandwidth
 
 
-def one_by_one(device: Device) -> float:
-    """Times as long as others takes a pass over memory whose threads load single elements: a unit's clocks bound it."""
+def one_by_one(moved: float, device: Device, missed: float | None = None) -> float:
+    """The bytes that take as long, where threads load single elements: a unit's clocks bound it, or what missed."""
     sheet = device.datasheet
-    return max(1.0, ONE_BY_ONE / PER_CLOCK * sheet.bandwidth / sheet.clock / sheet.compute_units)
+    slower = ONE_BY_ONE / PER_CLOCK * sheet.bandwidth / sheet.clock / sheet.compute_units
+    return max(moved if missed is None else missed, slower * moved)
 
 
-def streamed(moved: float, share: float, device: Device, l2: L2State) -> float:
-    """The bytes that take as long to read from memory: those in the L2 cache come `CACHED` times as fast."""
-    return moved * (1 - (1 - 1 / CACHED) * kept(moved, share, device, l2))
+def turning(work: Work, device: Device) -> float:
+    """The least seconds of copies that read across the lines in which they write."""
+    return work.turned / (TURNED * device.datasheet.clock * device.datasheet.compute_units)
 
 
-def kept(moved: float, share: float, device: Device, l2: L2State) -> float:
-    """The part of some bytes still in the L2 cache, of which they have a share: all, or ever less from a size on."""
-    if l2 == "cold" or not moved:
-        return 0.0
-    return min(1.0, max(0.0, 2 - moved / (share * device.datasheet.l2_bytes)))
+def streamed(read: float, written: float, device: Device, l2: L2State, resident: float = 0) -> float:
+    """The bytes that take as long to read from memory: those in the L2 cache come at the rate that products load them.
+
+    There are as many as fit of what is read, if that was just written (fed), of all, if a kernel runs again on the same
+    data (warm), or so many as are resident.
+    """
+    moved, part = read + written, within(read + written, REPLAYED * device.datasheet.l2_bytes)
+    found = {"warm": moved * part, "fed": read * part, "cold": min(moved, resident)}[l2]
+    sheet = device.datasheet
+    faster = device.constants.l2_rate * sheet.clock * sheet.compute_units / sheet.bandwidth
+    return moved - (1 - 1 / max(1.0, faster)) * found
+
+
+def state(missed: float, moved: float) -> L2State:
+    """What is said of the L2 cache: warm, if a tenth and more of what a kernel moves was found there."""
+    return "warm" if missed < (1 - NOTED) * moved else "cold"
+
+
+def within(moved: float, held: float) -> float:
+    """The part still in a cache that holds so many bytes, after so many were moved: all, or ever less from there on."""
+    return min(1.0, max(0.0, 2 - moved / held)) if moved else 0.0
 
 
 def origin(family: Family, device: Device, fitted: bool = True) -> tuple[str, float]:

@@ -17,7 +17,7 @@ from math import ceil
 
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import ITEMSIZE, Cost, one_by_one, rate
+from minimodels.sim.cost.base import ITEMSIZE, REPLAYED, Cost, one_by_one, rate, streamed, turning, within
 from minimodels.sim.cost.gemm import Menu, product
 from minimodels.sim.device import Device
 
@@ -30,7 +30,7 @@ WINOGRAD = 2.25  # products of a 3x3 convolution over those of F(2x2, 3x3)
 WINOGRAD_TAPS = 9
 
 
-def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
+def price(work: Work, dtype: str, device: Device, l2: L2State = "cold", resident: int = 0) -> Cost:
     """A convolution (groups, pixels, channels, taps), with the copies and the bias that come with it."""
     assert work.gemm is not None, work
     constants, conv = device.constants, work.conv
@@ -45,27 +45,29 @@ def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
     efficiency = constants.conv_efficiency * (BACKWARD if conv and conv.backward else 1)
     menu = DATA if conv and conv.backward else FORWARD
     own = constants.conv_floor, efficiency, constants.conv_bandwidth
-    cost = product((groups, pixels, channels, taps), moved - copied, dtype, device, own, l2, "conv", menu)
+    shape = groups, pixels, channels, taps
+    cost = product(shape, moved - copied, dtype, device, own, l2, "conv", menu, resident)
     if conv and not tensor_cores and not conv.direct and window == WINOGRAD_TAPS:
-        reduced = ceil(taps / WINOGRAD)
-        cost = min(
-            cost, product((groups, pixels, channels, reduced), moved - copied, dtype, device, own, l2, "conv", menu)
-        )
+        reduced = *shape[:3], ceil(taps / WINOGRAD)
+        cost = min(cost, product(reduced, moved - copied, dtype, device, own, l2, "conv", menu, resident))
     passes = [copied // (work.launches - 1)] * (work.launches - 1) if work.launches > 1 else []
     if conv and tensor_cores and not conv.channels_last:
         passes += [2 * conv.input, 2 * conv.weight]
     if conv and conv.bias:
-        passes.append(round(one_by_one(device) * 2 * conv.output))
-    return _with_passes(cost, passes, device)
+        held = conv.output * within(conv.output, REPLAYED * device.datasheet.l2_bytes)
+        missed = streamed(conv.output, conv.output, device, "cold", held)
+        passes.append(round(one_by_one(2 * conv.output, device, missed)))
+    slower = turning(work, device) - copied / rate(constants.memory_bandwidth, device)
+    return _with_passes(cost, passes, max(0.0, slower), device)
 
 
-def _with_passes(cost: Cost, passes: list[int], device: Device) -> Cost:
-    """The kernel, and passes over memory of so many bytes before and after it."""
+def _with_passes(cost: Cost, passes: list[int], slower: float, device: Device) -> Cost:
+    """The kernel, and passes over memory of so many bytes before and after it, so many seconds slower than these."""
     if not passes:
         return cost
     constants = device.constants
     floors = len(passes) * constants.memory_floor
-    moving = sum(passes) / rate(constants.memory_bandwidth, device)
+    moving = sum(passes) / rate(constants.memory_bandwidth, device) + slower
     bound = cost.bound
     if floors + moving > cost.seconds:
         bound = "launch" if floors > moving else "memory"

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import HALF, ITEMSIZE, OVERLAP, Cost, origin, rate
+from minimodels.sim.cost.base import HALF, ITEMSIZE, OVERLAP, Cost, origin, rate, state, turning
 from minimodels.sim.device import Device, Family
 
 # Rows and columns of the tiles in use; the thin ones are for few rows. Source: cuBLAS and CUTLASS kernel names.
@@ -52,15 +52,20 @@ def _choices(menu: Menu) -> tuple[NDArray[np.float64], ...]:
     return choices[:, 0], choices[:, 1], choices[:, 2]
 
 
-def price(work: Work, dtype: str, device: Device, l2: L2State = "cold") -> Cost:
-    """A product (batch, m, n, k); `l2` says whether its operands may lie in the L2 cache from the time before."""
+def price(work: Work, dtype: str, device: Device, l2: L2State = "cold", resident: int = 0) -> Cost:
+    """A product (batch, m, n, k); `l2` says whether its operands may lie in the L2 cache from the time before.
+
+    resident: the bytes of them that do, from a kernel before.
+    """
     assert work.gemm is not None, work
     moved = work.bytes_read + work.bytes_written
     copied = min(moved, 2 * work.workspace) if work.launches > 1 else 0
     constants = device.constants
     floor, share = constants.gemm_floor, constants.gemm_efficiency
-    cost = product(work.gemm, moved - copied, dtype, device, (floor, share, constants.gemm_bandwidth), l2, "gemm")
-    extra = (work.launches - 1) * constants.memory_floor + copied / rate(constants.memory_bandwidth, device)
+    own = floor, share, constants.gemm_bandwidth
+    cost = product(work.gemm, moved - copied, dtype, device, own, l2, "gemm", resident=resident)
+    copying = max(copied / rate(constants.memory_bandwidth, device), turning(work, device))
+    extra = (work.launches - 1) * constants.memory_floor + copying
     if not extra:
         return cost
     bound = "launch" if 2 * (work.launches - 1) * constants.memory_floor > cost.seconds + extra else cost.bound
@@ -85,7 +90,7 @@ def _replayed(weights: float, l2_bytes: int) -> float:
 
 def product(
     shape: tuple[int, int, int, int], moved: float, dtype: str, device: Device, own: tuple[float, float, float],
-    l2: L2State, family: Family, menu: Menu = PRODUCTS,
+    l2: L2State, family: Family, menu: Menu = PRODUCTS, resident: float = 0,
 ) -> Cost:  # fmt: skip
     """The one kernel that multiplies: `moved` are the bytes it must move once, `own` the family's constants.
 
@@ -104,7 +109,8 @@ def product(
     compute = waves * 2 * rows * columns * (depth + PROLOGUE / size) * units / (share * peak)
     cache_rate = constants.l2_rate * sheet.clock  # of one compute unit
     load = (rows + columns) * depth * size * np.maximum(1, rounds) / cache_rate
-    cold = 1 if l2 == "cold" else 1 - _replayed(size * batch * n * k, sheet.l2_bytes)
+    found = _replayed(size * batch * n * k, sheet.l2_bytes) if l2 == "warm" else min(1.0, resident / (moved or 1))
+    cold = 1 - found
     missed, alone = cold * moved, cold * np.minimum(moved, (rows + columns) * depth * size)
     assert constants.block_bandwidth is not None, device.name
     streamed, block = missed / rate(bandwidth, device), alone / (bandwidth * constants.block_bandwidth)
@@ -126,7 +132,14 @@ def product(
         "launch": floor / taken,
     }.get(bound, flops / (peak * taken))
     provenance, error = origin(family, device, bound == "memory" or dtype in HALF)
-    state: L2State = "warm" if missed < moved else "cold"
     return Cost(
-        taken, 1, bound, provenance, error, min(1.0, used), int(tiles[best]), float(np.ceil(rounds[best])), state
+        taken,
+        1,
+        bound,
+        provenance,
+        error,
+        min(1.0, used),
+        int(tiles[best]),
+        float(np.ceil(rounds[best])),
+        state(missed, moved),
     )

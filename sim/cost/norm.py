@@ -13,7 +13,20 @@ from __future__ import annotations
 from math import ceil
 
 from minimodels.kernels.work import Work
-from minimodels.sim.cost.base import FREE, ITEMSIZE, Cost, one_by_one, origin, rate
+from minimodels.sim.call import L2State
+from minimodels.sim.cost.base import (
+    FREE,
+    ITEMSIZE,
+    REPLAYED,
+    Cost,
+    one_by_one,
+    origin,
+    rate,
+    state,
+    streamed,
+    turning,
+    within,
+)
 from minimodels.sim.device import Device
 
 THREADS = 512  # of a block of the reduction
@@ -21,38 +34,50 @@ RESIDENT = 4  # blocks of so many threads that a compute unit holds
 LATENCY = 435e-9  # seconds of a load and its step of Welford's algorithm: both measurements above
 
 
-def price(work: Work, dtype: str, device: Device) -> Cost:
+def price(work: Work, dtype: str, device: Device, l2: L2State = "cold", resident: int = 0) -> Cost:
     """A norm or a softmax over rows, or a group norm, where `work.blocks` says how many groups there are."""
     if work.blocks is not None:
-        return _group_norm(work, dtype, device)
+        return _group_norm(work, dtype, device, resident)
     constants = device.constants
     family = "softmax" if work.kernel == "softmax" else "norm"
     share = constants.softmax_bandwidth if family == "softmax" else constants.norm_bandwidth
     moved = work.bytes_read + work.bytes_written
     copied = min(moved, 2 * work.workspace) if work.launches > 1 else 0  # an input that lies otherwise
-    slower = one_by_one(device)
-    copying = min(share, constants.memory_bandwidth / slower)
-    moving = (slower if work.strided else 1.0) * (moved - copied) / rate(share, device) + copied / rate(copying, device)
+    own = moved - copied
+    streaming = streamed(work.bytes_read - copied / 2, work.bytes_written - copied / 2, device, l2, resident)
+    moving = one_by_one(own, device) / rate(share, device) if work.strided else own / rate(share, device)
+    if not work.strided:  # what is found saves its time from memory, whatever else bounds the kernel
+        moving -= (own - streaming) / rate(max(share, constants.memory_bandwidth), device)
+    copying = max(one_by_one(copied, device) / constants.memory_bandwidth, copied / share) / device.datasheet.bandwidth
+    moving += max(copying, turning(work, device))
     floors = work.launches * constants.memory_floor
     seconds = moving + floors
     if not seconds:  # what a chain of others does on the way
         return FREE
     provenance, error = origin(family, device)
+    said = state(streaming, own)
     if floors > moving:
-        return Cost(seconds, work.launches, "launch", *origin("floor", device), floors / seconds)
-    return Cost(seconds, work.launches, "memory", provenance, error, moved / device.datasheet.bandwidth / seconds)
+        return Cost(seconds, work.launches, "launch", *origin("floor", device), floors / seconds, l2=said)
+    used = min(1.0, moved / device.datasheet.bandwidth / seconds)
+    return Cost(seconds, work.launches, "memory", provenance, error, used, l2=said)
 
 
-def _group_norm(work: Work, dtype: str, device: Device) -> Cost:
+def _group_norm(work: Work, dtype: str, device: Device, resident: int) -> Cost:
     assert work.blocks is not None, work
     constants = device.constants
     size = ITEMSIZE[dtype]
     tensor = work.bytes_written / work.launches if work.launches > 1 else work.bytes_written  # a copy comes first
     loads = ceil(tensor / size / work.blocks / THREADS)
     waves = ceil(work.blocks / (RESIDENT * device.datasheet.compute_units))
-    reducing = max(waves * loads * LATENCY, tensor / rate(constants.memory_bandwidth, device))
+    held = tensor * within(tensor, REPLAYED * device.datasheet.l2_bytes)  # of what the kernel before has moved
+    missed = streamed(tensor, 0, device, "cold", resident if work.launches == 1 else held)
+    reducing = max(waves * loads * LATENCY, missed / rate(constants.memory_bandwidth, device))
     applied = work.bytes_read + work.bytes_written
-    moving = one_by_one(device) * applied / rate(constants.memory_bandwidth, device)
+    again = streamed(applied, 0, device, "cold", held)
+    moving = one_by_one(applied, device, again) / rate(constants.memory_bandwidth, device)
+    if work.turned:  # of the copy that comes first
+        copied = one_by_one(2 * tensor, device) / rate(constants.memory_bandwidth, device)
+        moving += max(0.0, turning(work, device) - copied)
     launches = work.launches + 2
     floors = launches * constants.memory_floor
     seconds = reducing + moving + floors
@@ -61,4 +86,6 @@ def _group_norm(work: Work, dtype: str, device: Device) -> Cost:
     if floors > max(reducing, moving):
         bound = "launch"
     used = (tensor + work.bytes_read + work.bytes_written) / device.datasheet.bandwidth / seconds
-    return Cost(seconds, launches, bound, provenance, error, used, work.blocks, float(waves))
+    return Cost(
+        seconds, launches, bound, provenance, error, min(1.0, used), work.blocks, float(waves), state(again, applied)
+    )

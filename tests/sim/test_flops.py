@@ -81,7 +81,7 @@ def test_no_operator_of_any_architecture_exceeds_the_peak(name: str, device: str
 @pytest.mark.parametrize("attention", ["sdpa", "baseline"])
 def test_a_long_prompt_does_not_exceed_the_peak(device: str, attention: str) -> None:
     found = prompt(device, attention)
-    assert (0.4 if device == "t4" else 0.5) < busiest(found) < 1  # a T4's 70 W hold it to half of its peak
+    assert (0.35 if device == "t4" else 0.5) < busiest(found) < 1  # a T4's 70 W hold it to less than half of its peak
     utilisation = views.mfu(found)
     assert utilisation is not None and 0 < utilisation < 1
 

@@ -41,49 +41,63 @@ def error(row: Row) -> float:
 
 
 # Median and p90 of the rows that nothing was fitted to, by family and GPU: what was measured, and a little more.
-A100, H100, DIFFUSERS = "NVIDIA A100-80GB-SXM", "NVIDIA H100-80GB-SXM", "NVIDIA A100 (40 or 80 GB not stated)"
+A100, H100, L40S = "NVIDIA A100-80GB-SXM", "NVIDIA H100-80GB-SXM", "NVIDIA L40S"
+DIFFUSERS = "NVIDIA A100 (40 or 80 GB not stated)"  # a fifth slower with torch 2.0, which is not modelled
 BARS = {
-    ("gemm", A100): (0.07, 0.15),
+    ("gemm", A100): (0.08, 0.14),
     ("gemm", H100): (0.07, 0.18),
     ("gemm", "NVIDIA H200-SXM"): (0.06, 0.19),
-    # alone, without the fp8 rows that were counted among them, which are less wrong on this GPU and more on the others
-    ("gemm", "NVIDIA L40S"): (0.11, 0.35),
-    ("gemm fp8", H100): (0.09, 0.17),
+    ("gemm", L40S): (0.11, 0.34),
+    ("gemm fp8", H100): (0.10, 0.18),
     ("gemm fp8", "NVIDIA H200-SXM"): (0.09, 0.18),
-    ("gemm fp8", "NVIDIA L40S"): (0.09, 0.40),
-    ("attention fwd", H100): (0.08, 0.21),
-    ("attention fwd (bidirectional)", H100): (0.06, 0.17),
-    ("attention fwd (bidirectional)", "NVIDIA L40S"): (0.08, 0.17),
-    ("attention prefill (causal)", A100): (0.05, 0.17),
-    ("attention prefill (causal)", H100): (0.07, 0.25),
-    ("attention prefill (causal)", "NVIDIA L40S"): (0.15, 0.33),
-    ("attention fwd+bwd", A100): (0.10, 0.30),
-    ("attention fwd+bwd", H100): (0.14, 0.25),
+    ("gemm fp8", L40S): (0.10, 0.38),
+    ("attention fwd", H100): (0.09, 0.20),
+    ("attention fwd (bidirectional)", H100): (0.07, 0.13),
+    ("attention fwd (bidirectional)", L40S): (0.06, 0.14),
+    ("attention prefill (causal)", A100): (0.04, 0.18),
+    ("attention prefill (causal)", H100): (0.07, 0.14),
+    ("attention prefill (causal)", L40S): (0.08, 0.20),
+    ("attention fwd+bwd", A100): (0.09, 0.23),
+    ("attention fwd+bwd", H100): (0.08, 0.16),
     # under 20 rows each, so too few to judge by themselves; they still must not slip
-    ("attention decode", A100): (0.18, 0.41),
-    ("attention decode", H100): (0.14, 0.35),
-    ("conv2d fwd", "NVIDIA V100 (DeepBench)"): (0.22, 0.38),
-    ("conv2d bwd-data", "NVIDIA V100 (DeepBench)"): (0.08, 0.62),
-    ("softmax", A100): (0.12, 0.17),
-    ("layernorm", A100): (0.03, 0.30),
-    ("gelu", A100): (0.01, 0.02),
-    ("elementwise", A100): (0.11, 0.26),
-    ("LLaMA prefill+decode", "NVIDIA A100-80GB"): (0.07, 0.09),
-    ("LLaMA prefill+decode", "NVIDIA L40S"): (0.02, 0.05),
-    ("denoise stable-diffusion-1.5 compiled", DIFFUSERS): (0.10, 0.14),
-    ("denoise stable-diffusion-1.5 compiled", "NVIDIA RTX 3090"): (0.11, 0.13),
-    ("denoise stable-diffusion-1.5 compiled", "NVIDIA V100"): (0.19, 0.29),
-    ("denoise stable-diffusion-1.5 compiled", "NVIDIA T4"): (0.20, 0.24),
-    # without batch 1, which the pipelines' Python was fitted to
-    ("denoise stable-diffusion-1.5 eager", DIFFUSERS): (0.14, 0.25),
-    ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 4090"): (0.18, 0.25),
-    ("denoise stable-diffusion-1.5 compiled", "NVIDIA RTX 4090"): (0.21, 0.28),
-    ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 3090"): (0.05, 0.08),
-    ("denoise stable-diffusion-1.5 eager", "NVIDIA V100"): (0.20, 0.26),
-    ("denoise stable-diffusion-1.5 eager", "NVIDIA T4"): (0.27, 0.29),
-    ("denoise sdxl eager", DIFFUSERS): (0.07, 0.12),
-    ("denoise deepfloyd-if compiled", "NVIDIA RTX 3090"): (0.09, 0.14),
-    ("peak memory flux.1-dev", H100): (0.03, 0.04),
+    ("attention decode", A100): (0.10, 0.29),
+    ("attention decode", H100): (0.15, 0.32),
+    ("conv2d fwd", "NVIDIA V100 (DeepBench)"): (0.21, 0.36),
+    ("conv2d bwd-data", "NVIDIA V100 (DeepBench)"): (0.08, 0.61),
+    ("softmax", A100): (0.11, 0.17),
+    ("layernorm", A100): (0.03, 0.29),
+    ("gelu", A100): (0.02, 0.03),
+    ("elementwise", A100): (0.07, 0.16),
+    ("LLaMA prefill+decode", "NVIDIA A100-80GB"): (0.06, 0.08),
+    ("LLaMA prefill+decode", L40S): (0.03, 0.06),
+    ("peak memory flux.1-dev", H100): (0.03, 0.03),
+    ("attention decode", L40S): (0.10, 0.26),
+    ("elementwise", H100): (0.15, 0.34),
+    ("LLaMA prefill+decode", H100): (0.03, 0.11),
+    # without the rows that give the host of a pipeline, and the rates of T4 and V100
+    ("denoise deepfloyd-if compiled", DIFFUSERS): (0.02, 0.06),
+    ("denoise deepfloyd-if compiled", "NVIDIA RTX 3090"): (0.11, 0.15),
+    ("denoise deepfloyd-if compiled", "NVIDIA RTX 4090"): (0.02, 0.20),
+    ("denoise deepfloyd-if compiled", "NVIDIA T4"): (0.11, 0.11),
+    ("denoise deepfloyd-if compiled", "NVIDIA V100"): (0.18, 0.18),
+    ("denoise deepfloyd-if eager", DIFFUSERS): (0.12, 0.25),
+    ("denoise deepfloyd-if eager", "NVIDIA RTX 3090"): (0.20, 0.22),
+    ("denoise deepfloyd-if eager", "NVIDIA RTX 4090"): (0.15, 0.54),
+    ("denoise deepfloyd-if eager", "NVIDIA T4"): (0.20, 0.22),
+    ("denoise deepfloyd-if eager", "NVIDIA V100"): (0.11, 0.20),
+    ("denoise sdxl eager", DIFFUSERS): (0.07, 0.11),
+    ("denoise sdxl eager", "NVIDIA RTX 4090"): (0.11, 0.16),
+    ("denoise sdxl eager", "NVIDIA T4"): (0.05, 0.06),
+    ("denoise stable-diffusion-1.5 compiled", DIFFUSERS): (0.10, 0.24),
+    ("denoise stable-diffusion-1.5 compiled", "NVIDIA RTX 3090"): (0.05, 0.07),
+    ("denoise stable-diffusion-1.5 compiled", "NVIDIA RTX 4090"): (0.09, 0.15),
+    ("denoise stable-diffusion-1.5 compiled", "NVIDIA T4"): (0.05, 0.13),
+    ("denoise stable-diffusion-1.5 compiled", "NVIDIA V100"): (0.10, 0.16),
+    ("denoise stable-diffusion-1.5 eager", DIFFUSERS): (0.14, 0.22),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 3090"): (0.03, 0.07),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA RTX 4090"): (0.04, 0.07),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA T4"): (0.08, 0.11),
+    ("denoise stable-diffusion-1.5 eager", "NVIDIA V100"): (0.08, 0.16),
 }
 
 
@@ -122,12 +136,6 @@ def test_no_row_is_both_fitted_to_and_reported(rows: dict[str, Row]) -> None:
     }
     assert not keys[True] & keys[False], "rows that belong together are on one side"
     assert not any(rows[row.id].fitted for row, _, name in fittable(rows.values()) if name == "h200")
-
-
-def test_rows_that_a_constant_of_the_model_was_set_by_are_not_reported(rows: dict[str, Row]) -> None:
-    decoding = [row for row in rows.values() if row.family == "attention decode" and row.gpu == "NVIDIA L40S"]
-    assert decoding and all(row.fitted for row in decoding), "cost.base.CACHED"
-    assert not any(group.gpu == "NVIDIA L40S" and group.family == "attention decode" for group in groups(rows.values()))
 
 
 def test_generation_is_listed_row_by_row_and_bias_is_in_time(rows: dict[str, Row]) -> None:
@@ -212,14 +220,14 @@ def test_a_product_of_fitted_weights_is_fitted_whatever_its_rows(rows: dict[str,
 
 def test_pipelines_of_one_unet_on_the_gpu_its_python_was_fitted_on_are_left_out_together(rows: dict[str, Row]) -> None:
     first = [row for row in rows.values() if "stable-diffusion-1.5" in row.family and row.batch == 1]
-    here = [row for row in first if row.gpu == DIFFUSERS]  # a V100 with the same host may have the same prediction
-    (fitted,) = {row.prediction for row in here if "eager" in row.family}
-    assert {row.id for row in here if row.prediction == fitted} == {row.id for row in first if row.fitted}
-    assert {row.model for row in first if row.fitted} == {"stable_diffusion_1.5", "stable_diffusion_1.5 inpainting"}
+    here = [row for row in first if row.gpu == DIFFUSERS]
+    assert len({row.prediction for row in here}) == 2, "eager and compiled"
+    assert {row.id for row in here} == {row.id for row in first if row.fitted}
+    assert {row.model for row in here} == {"stable_diffusion_1.5", "stable_diffusion_1.5 inpainting"}
 
 
 def test_rows_of_one_prediction_count_as_one_beside_their_number(rows: dict[str, Row]) -> None:
     found = {(group.family, group.gpu): group for group in groups(rows.values())}
-    compiled = found["denoise stable-diffusion-1.5 compiled", "NVIDIA T4"]
-    assert (compiled.n, compiled.distinct) == (15, 3), "three batches, also where one is in s/it"
+    eager = found["denoise stable-diffusion-1.5 eager", "NVIDIA T4"]
+    assert (eager.n, eager.distinct) == (18, 3), "three batches, also where one is in s/it"
     assert all(1 <= group.distinct <= group.n for group in found.values())
