@@ -69,7 +69,7 @@ def bench(
     return rows
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _case(case: Case, timer: Timer, ceilings: Ceilings, repeats: int, compiled: bool) -> list[Row]:
     operator = every()[case.operator]
     work = work_of(operator, case)

@@ -43,7 +43,7 @@ CLASSES = 128  # of columns, by their remainder; a tile holds whole rounds of th
 RANKED, COMPARED = 2, 256  # tokens that a program ranks, and how many it compares them with at a time
 
 
-def _check_draw(logits: Tensor, noise: Tensor | None, seed: Tensor | None, temperature: float) -> None:
+def _check_logits(logits: Tensor, noise: Tensor | None, seed: Tensor | None, temperature: float) -> None:
     require(logits.dim() > 1 and logits.shape[-1], f"logits have a row a token, not shape {tuple(logits.shape)}")
     require(temperature > 0, f"temperature divides the logits and is positive, not {temperature}")
     require((noise is None) != (seed is None), "noise, or a seed to draw it from: one of the two")
@@ -51,12 +51,17 @@ def _check_draw(logits: Tensor, noise: Tensor | None, seed: Tensor | None, tempe
     require(seed is None or seed.numel() == 1 and seed.dtype == torch.int64, "the seed is one int64")
 
 
+def _check_draw(logits: Tensor, noise: Tensor | None, seed: Tensor | None, temperature: float) -> None:
+    require(logits.dim() == 2, f"logits are (rows, vocab), not of shape {tuple(logits.shape)}")
+    _check_logits(logits, noise, seed, temperature)
+
+
 def _check(
     tokens: Tensor, logits: Tensor, noise: Tensor | None, choice: Tensor | None, seed: Tensor | None, mask: int,
     masked: int, temperature: float, strength: float,
 ) -> None:  # fmt: skip
     require(logits.dim() == 3, f"logits are (b, n, vocab), not of shape {tuple(logits.shape)}")
-    _check_draw(logits, noise, seed, temperature)
+    _check_logits(logits, noise, seed, temperature)
     require(tokens.dtype == torch.int64, f"tokens are int64, not {tokens.dtype}")
     rows("tokens", tokens, logits.shape[:2])
     both("noise", noise, "choice", choice)

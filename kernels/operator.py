@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from minimodels.kernels.backend import INTERPRETED
@@ -31,6 +32,7 @@ from minimodels.kernels.recipe import Plan, Remembered
 from minimodels.kernels.work import OURS, Formula, Work
 
 NAMESPACE = "minimodels"
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # what kernels compute in
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
@@ -124,16 +126,24 @@ def define(
     plan, reference, eager: see `Operator`; check: raises a ValueError that says what was given and what is allowed;
     backward, save: as in `torch.library.register_autograd`.
     """
-    plan, reference, work = _planned(plan, fake, check), _computed(reference, fake, check), _counted(work)
+    name = schema.partition("(")[0]
+    plan, reference, work = _planned(name, plan, fake, check), _computed(name, reference, fake, check), _counted(work)
 
     def kernel(*args: Any) -> Any:
+        refuse_tangents(name, args)
         result, launches = plan(*args)
         for launch in launches:
             run(launch)
         return result
 
     on_cpu = kernel if INTERPRETED else reference
-    operator = register(schema, {"CUDA": Remembered(plan), "CPU": on_cpu}, fake, work, backward, save)
+    remembered = Remembered(plan)
+
+    def on_gpu(*args: Any) -> Any:
+        refuse_tangents(name, args)
+        return remembered(*args)
+
+    operator = register(schema, {"CUDA": on_gpu, "CPU": on_cpu}, fake, work, backward, save)
     OPERATORS[operator._schema.name] = Operator(operator, plan, reference, eager, work, backward is not None)
     return operator
 
@@ -168,23 +178,47 @@ def register(
     return operator
 
 
-def _planned(plan: Plan, fake: Callable[..., Any], check: Callable[..., None]) -> Plan:
+def _planned(name: str, plan: Plan, fake: Callable[..., Any], check: Callable[..., None]) -> Plan:
     """A plan of arguments that were checked, without launches where nothing is asked for."""
 
     def planned(*args: Any) -> tuple[Any, Sequence[Launch]]:
         check(*args)
+        _refuse_dtypes(name, args)
         nothing = _nothing(fake, args)
         return plan(*args) if nothing is None else (nothing, ())
 
     return planned
 
 
+def _refuse_dtypes(name: str, args: Sequence[Any]) -> None:
+    """Raise unless the kernels compute in what is given; a reference computes in more, float64 for one.
+
+    Raises:
+        ValueError: the first tensor (other than one of tokens) or another of floating point has a dtype they lack.
+    """
+    kinds = [x.dtype for x in args if isinstance(x, Tensor)]
+    asked = [kind for i, kind in enumerate(kinds) if kind.is_floating_point or kind.is_complex or i == 0]
+    if kinds[0] == torch.int64 and len(asked) > 1:
+        asked = asked[1:]
+    if wrong := [kind for kind in asked if kind not in DTYPES]:
+        raise ValueError(f"minimodels::{name} computes in {', '.join(map(str, DTYPES))} on a GPU, not in {wrong[0]}")
+
+
+def refuse_tangents(name: str, args: Sequence[Any]) -> None:
+    """Raise where a derivative in forward mode is asked for: no operator has one."""
+    if forward_ad._current_level < 0:
+        return
+    if any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in args):
+        raise NotImplementedError(f"minimodels::{name} has no derivative in forward mode, only backward: use torch's")
+
+
 def _computed(
-    reference: Callable[..., Any], fake: Callable[..., Any], check: Callable[..., None]
+    name: str, reference: Callable[..., Any], fake: Callable[..., Any], check: Callable[..., None]
 ) -> Callable[..., Any]:
     """A reference of arguments that were checked."""
 
     def computed(*args: Any) -> Any:
+        refuse_tangents(name, args)
         check(*args)
         nothing = _nothing(fake, args)
         return reference(*args) if nothing is None else nothing

@@ -101,6 +101,18 @@ def of_suite(progress: Advance = silent) -> list[Case]:
     return cases
 
 
+def check_names(kernels: Sequence[str]) -> None:
+    """Raise unless there are such operators.
+
+    Raises:
+        ValueError: there is none of a name.
+    """
+    names = sorted(name.removeprefix(NAMESPACE) for name in every())
+    unknown = [name for name in kernels if name not in names]
+    if unknown:
+        raise ValueError(f"unknown kernel {unknown[0]!r}; allowed: {', '.join(names)}")
+
+
 def select(cases: Iterable[Case], kernels: Sequence[str], most: int) -> list[Case]:
     """Of every operator the `most` calls that matter most, heaviest first; equal calls of several models are one.
 
@@ -109,10 +121,7 @@ def select(cases: Iterable[Case], kernels: Sequence[str], most: int) -> list[Cas
     Raises:
         ValueError: there is no such operator.
     """
-    names = sorted(name.removeprefix(NAMESPACE) for name in every())
-    unknown = [name for name in kernels if name not in names]
-    if unknown:
-        raise ValueError(f"unknown kernel {unknown[0]!r}; allowed: {', '.join(names)}")
+    check_names(kernels)
     merged: dict[Any, Case] = {}
     for case in cases:
         before = merged.get(case.key)

@@ -5,15 +5,16 @@
     FORCE=1 python3 -m ...                          again, though there is a result
 
 Results are files under results/GPU/; a part is finished when its file is there. It runs in a process of its own,
-since a kernel that fails can leave the device unusable for what follows, and is stopped after nine minutes: what
-stopped or failed is said and tried again the next time, its record kept as failed-FILE. Works from a checkout,
-nothing installed.
+since a kernel that fails can leave the device unusable for what follows, and is stopped after nine minutes with all
+that it started: what stopped or failed is said and tried again the next time, the record of what failed kept as
+failed-FILE. Works from a checkout, nothing installed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -110,18 +111,31 @@ def run(part: Part, folder: Path, force: bool = False, limit: float = LIMIT) -> 
         command = [word.replace("{file}", str(made)) for word in part.command]
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        try:
-            done = subprocess.run(command, cwd=ROOT, env=environment, timeout=limit, stdout=subprocess.DEVNULL)
-        except subprocess.TimeoutExpired:
+        status = _status(command, environment, limit)
+        if status is None:
             return f"stopped after {limit:.0f} s"
         failed = folder / f"failed-{part.file}"
         failed.unlink(missing_ok=True)
         if made.exists():  # of what failed the record is evidence, not a result
-            os.replace(made, failed if done.returncode else file)
+            os.replace(made, failed if status else file)
     took = f"{time.monotonic() - begin:.0f} s"
-    if done.returncode:
-        return f"FAILED in {took}, exit code {done.returncode}"
+    if status:
+        return f"FAILED in {took}, exit code {status}"
     return f"done in {took}" if file.exists() else "FAILED: it wrote nothing"
+
+
+def _status(command: Sequence[str], environment: dict[str, str], limit: float) -> int | None:
+    """The exit code of a command; None if it was stopped at the limit, with all that it had started."""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as running:
+        try:
+            return running.wait(limit)
+        except BaseException as why:
+            os.killpg(running.pid, signal.SIGKILL)
+            if isinstance(why, subprocess.TimeoutExpired):
+                return None
+            raise
 
 
 def _gpu() -> str:

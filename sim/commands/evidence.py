@@ -42,12 +42,13 @@ def bench(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Our Triton KERNELS (default: all) beside torch's, on a GPU, at the shapes of real models."""
-    from minimodels.sim import bench_report, files
+    from minimodels.sim import bench_cases, bench_report, files
     from minimodels.sim.progress import bar
 
     if only_show:
         show_alone()
         return printed(bench_report.shown())
+    bench_cases.check_names(kernels)
     if device != "cuda" or not bench_report.has_gpu():
         raise ValueError(f"--device {device}: bench needs a CUDA device: nothing is simulated here")
     if out is not None:

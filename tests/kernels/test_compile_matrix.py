@@ -25,6 +25,7 @@ PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 GROWTH = 1.15
 WIDE = 0.5  # of the bytes at least; what is per row, channel or head may be narrow
 SHARED = {"sm80": 163 << 10, "sm90": 227 << 10, "sm100": 227 << 10, "gfx942": 64 << 10}  # bytes a block can have
+PRODUCTS = ("cross_attention", "decode_attention", "flash_attention", "temporal_attention", "temporal_conv")
 needs_triton = pytest.mark.skipif(triton is None, reason="Triton is not installed")
 
 
@@ -34,6 +35,14 @@ def _file(name: str) -> Path:
 
 def _by_version(name: str) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
     return json.loads(_file(name).read_text()) if _file(name).exists() else {}
+
+
+def _multiplies(name: str, key: str) -> bool:
+    """Whether a launch has products for tensor cores: none of float32, which attention multiplies as such, but TF32."""
+    kernel = name.partition("::")[2]
+    exact = "float32" in key and kernel != "temporal_conv"
+    adds_up = kernel == "decode_attention" and not key.endswith(", launch 0") and ", launch" in key
+    return kernel in PRODUCTS and not exact and not adds_up
 
 
 def _committed(name: str) -> dict[str, dict[str, dict[str, int]]]:
@@ -55,11 +64,12 @@ def test_kernel_compiles_as_committed(name: str, case: str, target: str) -> None
         assert found["spills"] == 0 and found["stack"] == 0, found
         assert found["shared"] <= SHARED[target], found
         launches.append(found)
+        assert found["tensor_core"] or not _multiplies(name, key), found
         committed = _committed(name)
         if not committed:  # of another Triton version: nothing to compare with
             continue
         before = committed[key][target]
-        assert found["tensor_core"] >= min(1, before["tensor_core"]), (found, before)
+        assert found["tensor_core"] >= before["tensor_core"] / GROWTH - 1, (found, before)
         assert found["registers"] <= GROWTH * before["registers"] + 2, (found, before)
         assert found["shared"] <= GROWTH * before["shared"], (found, before)
         for kind in ("loads", "stores"):
@@ -85,6 +95,7 @@ def test_committed_facts_are_of_these_cases_without_spills_and_of_the_oldest_tri
         for key, by_target in committed.items():  # a GPU with fewer multiprocessors may do without a later launch
             assert set(by_target) == set(TARGETS) or key[-1] in "123456789", key
             assert not any(found["spills"] or found["stack"] for found in by_target.values()), key
+            assert not _multiplies(name, key) or all(found["tensor_core"] for found in by_target.values()), key
 
 
 def write(kernels: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from minimodels.kernels.operator import OPERATORS
 from tests.kernels.all_cases import MODULES
@@ -42,6 +43,7 @@ RIGHT: dict[str, tuple[Any, ...]] = {
     "decode_attention": (NEW_Q, NEW_K, NEW_V, KEYS, VALUES, None, None, 3, SCALE),
 }
 WRONG: list[tuple[str, int, Any, str]] = [
+    ("draw_token", 0, LOGITS, "logits are (rows, vocab), not of shape (2, 7, 11)"),
     ("group_norm", 0, X.mT, "x lies channels first or last"), ("group_norm", 1, 4, "divide the 6 channels, which 4 do"),
     ("group_norm", 2, APART, "weight is contiguous, not of strides (2,)"), ("group_norm", 2, SHORT, "weight is (6,)"),
     ("group_norm", 3, APART, "bias is contiguous"), ("group_norm", 3, torch.ones(6, 1), "bias is (6,), not (6, 1)"),
@@ -157,3 +159,28 @@ def _all(result: Any) -> tuple[Tensor, ...]:
 def test_every_operator_has_a_wrong_and_an_empty_call() -> None:
     names = {name.removeprefix("minimodels::") for name in MODULES}
     assert names == set(RIGHT) == {name for name, *_ in WRONG} == {name.partition(",")[0] for name in NONE}
+
+
+FIRST_FLOAT = {"unmask_step": 1}  # tokens come first
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_derivative_in_forward_mode_is_refused_not_dropped(name: str) -> None:
+    place, args = FIRST_FLOAT.get(name, 0), list(RIGHT[name])
+    operator = OPERATORS[f"minimodels::{name}"].call
+    with forward_ad.dual_level():
+        operator(*args)
+        args[place] = forward_ad.make_dual(args[place], torch.ones_like(args[place]))
+        with pytest.raises(NotImplementedError, match=f"minimodels::{name} has no derivative in forward mode"):
+            operator(*args)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.complex64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_kernel_refuses_dtypes_that_it_does_not_compute_in(name: str, dtype: torch.dtype) -> None:
+    def given(x: Any) -> Any:
+        floating = isinstance(x, Tensor) and x.is_floating_point()
+        return x.to(dtype) if floating else x
+
+    with pytest.raises(ValueError, match=r"minimodels::|dtype|float|of one"):
+        OPERATORS[f"minimodels::{name}"].plan(*(given(x) for x in RIGHT[name]))

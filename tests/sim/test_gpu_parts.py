@@ -35,6 +35,19 @@ def test_a_finished_part_is_skipped_unless_forced(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "gpu").iterdir()] == ["one.json"]
 
 
+def test_a_part_that_is_stopped_leaves_nothing_running(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    code = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(child)!r}, 'w').write(str(child.pid))\n"
+        "time.sleep(60)"
+    )
+    assert run_part(_part(code), tmp_path / "gpu", limit=5) == "stopped after 5 s"
+    state = Path(f"/proc/{child.read_text()}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
 def test_a_part_that_fails_stops_or_writes_nothing_is_said_to(tmp_path: Path) -> None:
     assert run_part(_part("raise SystemExit(3)"), tmp_path).startswith("FAILED in")
     assert run_part(_part("pass"), tmp_path) == "FAILED: it wrote nothing"
