@@ -1,14 +1,19 @@
-"""How the tests are shared out among the workers of pytest-xdist."""
+"""How tests are shared out among the workers of pytest-xdist; drawn examples may take their time on a busy machine."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
+
+
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(optionalhook=True)

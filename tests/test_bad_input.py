@@ -42,7 +42,7 @@ def parent_of(table: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     return table
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_changed_key_runs_or_is_one_message_and_exit_2(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(TINY))
@@ -56,7 +56,7 @@ def test_a_changed_key_runs_or_is_one_message_and_exit_2(data: st.DataObject) ->
         assert len(result.stderr.strip().splitlines()) <= 6  # five problems at most, and how many more
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_mutated_table_is_a_config_or_an_error_that_names_the_file(data: st.DataObject) -> None:
     table = copy.deepcopy(TABLES[data.draw(st.sampled_from(list(TABLES)))])
@@ -100,7 +100,7 @@ SMALL = ("device", "device", "run", "run", "memory", "stages")  # as likely as t
 READERS = [["plot", kind] for kind in ("breakdown", "stages", "roofline", "memory", "seqlen")]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_mutated_profile_is_shown_or_is_one_message_and_exit_2(data: st.DataObject) -> None:
     document: Any = copy.deepcopy(data.draw(st.sampled_from(PROFILES)))

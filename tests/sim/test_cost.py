@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minimodels.kernels.scope import CORE, AttentionCall, scope
@@ -78,7 +78,6 @@ def test_the_same_walk_gives_the_same_times_and_none_is_negative(calls: list[Cal
     assert all(min(t.device_seconds, t.host_seconds, t.gap_seconds) >= 0 for t in first)
 
 
-@settings(deadline=None)
 @given(walks(), st.integers(1, 3))
 def test_a_loop_in_its_steady_state_takes_the_longer_of_host_and_device_time(calls: list[Call], launches: int) -> None:
     calls = [replace(c, weight=50.0, stage="run", work=replace(c.work, launches=launches)) for c in calls]

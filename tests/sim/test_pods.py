@@ -52,7 +52,7 @@ def test_the_steps_of_a_loop_add_up_to_it() -> None:
     assert step.steps * moved == pytest.approx(float(loop.bytes), rel=EXACT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(kernel, min_size=1, max_size=7), st.lists(share, min_size=1, max_size=4), st.integers(1, 3))
 def test_no_run_beats_what_the_device_has_nor_takes_longer_than_one_after_another(
     kernels: list[tuple[float, float, float, float]], offsets: list[float], steps: int
@@ -63,7 +63,7 @@ def test_no_run_beats_what_the_device_has_nor_takes_longer_than_one_after_anothe
     assert taken <= requests * step.period * steps * (1 + EXACT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(share, share), min_size=1, max_size=5))
 def test_no_more_is_given_than_there_is(asked: list[tuple[float, float]]) -> None:
     memory, compute = np.array(asked).T
