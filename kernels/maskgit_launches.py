@@ -124,7 +124,8 @@ def pick(
     column = of_class[:, None] + CLASSES * member
     value = _values(base, vocab_stride, column, asked, vocab, inverse, WIDE)
     at = _place(tl.cumsum(exp(value - reference[:, None]), 1), other)
-    chosen = tl.minimum(of_class + CLASSES * at, vocab - 1)  # the last class may have a member less
+    at = tl.minimum(at, tl.maximum(vocab - 1 - of_class, 0) // CLASSES)  # a class may have a member less than others
+    chosen = of_class + CLASSES * at
     if tokens is not None:
         token = tl.where(asked, chosen, known)
     else:
