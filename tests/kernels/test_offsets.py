@@ -80,6 +80,34 @@ def _temporal(length: int) -> tuple[Any, ...]:
     return q, q, q, None, None, None, False, 0.125
 
 
+def _last(*shape: int) -> Tensor:
+    kind = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    return _meta(*shape).contiguous(memory_format=kind)
+
+
+def _bias_residual(length: int) -> tuple[Any, ...]:
+    x = _last(length // (64 * 256), 64, 16, 16)
+    return x, _meta(64), x, None, 1.0
+
+
+def _temporal_conv(length: int) -> tuple[Any, ...]:
+    return _last(length // (64 * 4096), 64, 16, 16, 16), _last(64, 64, 3, 1, 1), None, None, None
+
+
+def _guided(length: int) -> tuple[Any, ...]:
+    x = _meta(length // 64, 64, 1, 1)
+    return x, _meta(2 * x.shape[0], 64, 1, 1), x, 3.0, 0.5, 0.5, 0.1
+
+
+def _draw(length: int) -> tuple[Any, ...]:
+    return _meta(length // 8192, 8192), None, torch.empty((), device="meta", dtype=torch.int64), 1.0
+
+
+def _unmask(length: int) -> tuple[Any, ...]:
+    logits, seed = _meta(length // (8192 * 256), 256, 8192), torch.empty((), device="meta", dtype=torch.int64)
+    return torch.empty(logits.shape[:2], device="meta", dtype=torch.int64), logits, None, None, seed, 8192, 3, 1.0, 1.0
+
+
 CALLS: dict[str, Callable[[int], tuple[Any, ...]]] = {
     "layer_norm": _norm,
     "layer_norm, streamed": lambda length: (_meta(length // (1 << 14), 1 << 14), *_norm(64)[1:]),
@@ -91,6 +119,14 @@ CALLS: dict[str, Callable[[int], tuple[Any, ...]]] = {
     "cross_attention": _cross,
     "decode_attention": _decode,
     "temporal_attention": _temporal,
+    "bias_residual": _bias_residual,
+    "upsample": lambda length: (_last(length // (64 * 256), 64, 16, 16),),
+    "temporal_conv": _temporal_conv,
+    "gated": lambda length: (_meta(length // 64, 64), _meta(length // 64, 64), "silu"),
+    "rotate": lambda length: (*2 * (_meta(length // 4096, 4, 16, 64),), _meta(16, 64), _meta(16, 64)),
+    "guided_step": _guided,
+    "draw_token": _draw,
+    "unmask_step": _unmask,
 }
 
 

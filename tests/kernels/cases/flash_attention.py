@@ -10,7 +10,7 @@ from minimodels.kernels import flash_attention as module
 from tests.kernels.cases import temporal_attention
 
 OPERATOR = "minimodels::flash_attention"
-NARROW = {"Stable Diffusion, 40": ("sm80",)}  # of 32 keys a thread takes 8 bytes; more have no room
+NARROW = {"Stable Diffusion, 40": ("sm80",), "32": ("sm80",)}  # of 32 keys a thread takes 8 bytes; more have no room
 
 
 def arguments(*sizes: int, **options: Any) -> tuple[Any, ...]:
@@ -43,6 +43,8 @@ LARGE = {
     "Stable Diffusion, 40": _large(1, 2, 8, 4096, 40),
     "Stable Diffusion, 80": _large(1, 2, 8, 1024, 80),
     "Stable Diffusion, 160": _large(1, 2, 8, 256, 160),
+    "32": _large(1, 2, 16, 4096, 32),
+    "96": _large(1, 2, 16, 1024, 96),
     "SDXL, 64": _large(1, 2, 10, 4096, 64),
     "causal, 128, float16": _large(1, 2, 32, 2048, 128, causal=True, dtype=torch.float16),
     "causal, grouped keys, 128": _large(1, 1, 64, 4096, 128, kv_heads=8, causal=True),
