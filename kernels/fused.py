@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from minimodels.kernels.activations import ACTIVATIONS
 from minimodels.kernels.backend import ours
 from minimodels.kernels.layout import channels_last, pixel_rows
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+from minimodels.kernels.operator import DTYPES
 
 
 def takes(*tensors: Tensor) -> bool:

@@ -127,23 +127,16 @@ def define(
     backward, save: as in `torch.library.register_autograd`.
     """
     name = schema.partition("(")[0]
-    plan, reference, work = _planned(name, plan, fake, check), _computed(name, reference, fake, check), _counted(work)
+    plan, reference, work = _planned(name, plan, fake, check), _computed(reference, fake, check), _counted(work)
 
     def kernel(*args: Any) -> Any:
-        refuse_tangents(name, args)
         result, launches = plan(*args)
         for launch in launches:
             run(launch)
         return result
 
     on_cpu = kernel if INTERPRETED else reference
-    remembered = Remembered(plan)
-
-    def on_gpu(*args: Any) -> Any:
-        refuse_tangents(name, args)
-        return remembered(*args)
-
-    operator = register(schema, {"CUDA": on_gpu, "CPU": on_cpu}, fake, work, backward, save)
+    operator = register(schema, {"CUDA": Remembered(plan), "CPU": on_cpu}, fake, work, backward, save)
     OPERATORS[operator._schema.name] = Operator(operator, plan, reference, eager, work, backward is not None)
     return operator
 
@@ -161,7 +154,7 @@ def register(
     full = f"{NAMESPACE}::{name}"
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
     for key, kernel in kernels.items():
-        LIBRARY.impl(name, kernel, key)
+        LIBRARY.impl(name, _without_tangents(name, kernel), key)
     torch.library.register_fake(full, fake, lib=LIBRARY)
     packet = getattr(getattr(torch.ops, NAMESPACE), name)
     operator = packet.default
@@ -204,21 +197,25 @@ def _refuse_dtypes(name: str, args: Sequence[Any]) -> None:
         raise ValueError(f"minimodels::{name} computes in {', '.join(map(str, DTYPES))} on a GPU, not in {wrong[0]}")
 
 
-def refuse_tangents(name: str, args: Sequence[Any]) -> None:
-    """Raise where a derivative in forward mode is asked for: no operator has one."""
-    if forward_ad._current_level < 0:
-        return
-    if any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in args):
-        raise NotImplementedError(f"minimodels::{name} has no derivative in forward mode, only backward: use torch's")
+def _without_tangents(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel that refuses derivatives in forward mode, which torch would drop: no operator has one."""
+
+    def run(*args: Any) -> Any:
+        if forward_ad._current_level >= 0 and any(
+            isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in args
+        ):
+            raise RuntimeError(f"minimodels::{name} has no derivative in forward mode: use torch's")
+        return kernel(*args)
+
+    return run
 
 
 def _computed(
-    name: str, reference: Callable[..., Any], fake: Callable[..., Any], check: Callable[..., None]
+    reference: Callable[..., Any], fake: Callable[..., Any], check: Callable[..., None]
 ) -> Callable[..., Any]:
     """A reference of arguments that were checked."""
 
     def computed(*args: Any) -> Any:
-        refuse_tangents(name, args)
         check(*args)
         nothing = _nothing(fake, args)
         return reference(*args) if nothing is None else nothing

@@ -17,7 +17,7 @@ import numpy as np
 
 from minimodels.sim import sustained
 from minimodels.sim import truth_models as models
-from minimodels.sim.device import AttentionKernel, Constants, Device, Family
+from minimodels.sim.device import HALF, AttentionKernel, Constants, Device, Family
 from minimodels.sim.fit import Vector, minimise
 from minimodels.sim.split import held_out
 from minimodels.sim.truth_kernels import SCALE, Kernel
@@ -36,7 +36,6 @@ TYPICAL = {
 }  # fmt: skip
 FEWEST = 8  # rows that a family must have to be fitted
 DIGITS = 3  # significant digits of a fitted constant
-HALF = ("float16", "bfloat16")
 ATTENTION = ("floor", "efficiency", "prologue")
 
 
@@ -73,8 +72,8 @@ def calibrate(text: str, device: Device, origin: str = "truth table") -> tuple[D
     table = list(parse(text, origin))
     rows = [(row, one) for row, one, name in fittable(table) if name == device.name]
     kept_out = device.name if text == shipped() else ""  # whole GPUs are kept out of the shipped table alone
-    found = sustained.pipelines(table, device.name) if device.arch in models.WITHOUT_FLASH else []
-    if len(found) >= sustained.FEWEST:
+    found = sustained.pipelines(table, device)
+    if found:
         device = sustained.unlimited(device)
     done: list[Fitted] = []
     calibrated: dict[Family, float] = {}
@@ -92,7 +91,7 @@ def calibrate(text: str, device: Device, origin: str = "truth table") -> tuple[D
             device = _with_error(device, part.label.removeprefix("attention, "), _rounded(after, 2))
         done.append(Fitted(part.label, part.names, len(fit), len(kept), before, after, _error(fit, device)))
         calibrated.setdefault(part.family, after)  # of attention that of the first kernel, flash
-    if len(found) >= sustained.FEWEST:
+    if found:
         device, rates = _sustaining(table, found, device, calibrated)
         done.append(rates)
     if not done:

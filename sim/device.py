@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -23,6 +24,7 @@ from minimodels.sim.files import read
 Family = Literal["gemm", "conv", "attention", "norm", "softmax", "elementwise", "floor"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 HALF = ("float16", "bfloat16")
+CLOCKED = ("flops", "compute_units", "clock")  # of a datasheet, what a unit does per clock comes from
 SATURATED = 0.5  # of its compute units, a block of a product each, saturate a GPU's memory; set with the GEMM tables
 
 
@@ -105,7 +107,8 @@ class Device(Strict):
 
     def per_clock(self) -> float:
         """FLOPs per clock of the tensor cores of a compute unit, in half precision."""
-        return _per_clock(self.datasheet.model_dump())
+        sheet = self.datasheet
+        return _per_clock(sheet.flops, sheet.compute_units, sheet.clock)
 
     def generation(self) -> str:
         """What its compute units are like: "nvidia sm8" for sm80, sm86 and sm89, the architecture of other vendors."""
@@ -178,16 +181,19 @@ def _with_relative(file: dict[str, Any]) -> dict[str, Any]:
     if relative is None:
         return file
     own, other = file.get("constants", {}), _resolved(relative)
-    ratio = _per_clock(file["datasheet"]) / _per_clock(other["datasheet"]) if file["vendor"] == other["vendor"] else 1.0
+    ratio = 1.0
+    if file["vendor"] == other["vendor"]:
+        mine, theirs = ([sheet[key] for key in CLOCKED] for sheet in (file["datasheet"], other["datasheet"]))
+        ratio = _per_clock(*mine) / _per_clock(*theirs)
     taken = _carried_over(other["constants"], ratio)
     plain = {"provenance": "datasheet", "calibrated": [], "source": f"Taken over from {relative}."}
     attention = {"attention": taken["attention"] | own.get("attention", {})}
     return file | {"constants": taken | plain | own | attention}
 
 
-def _per_clock(sheet: dict[str, Any]) -> float:
+def _per_clock(flops: Mapping[Any, float], compute_units: int, clock: float) -> float:
     """FLOPs per clock of the tensor cores of a compute unit, in half precision."""
-    return max(sheet["flops"].get(name, 0) for name in HALF) / sheet["compute_units"] / sheet["clock"]
+    return max(flops.get(name, 0) for name in HALF) / compute_units / clock
 
 
 def _carried_over(constants: dict[str, Any], ratio: float) -> dict[str, Any]:

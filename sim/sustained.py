@@ -25,9 +25,13 @@ RATES = {"gemm_efficiency": "gemm", "gemm_sustained": "gemm", "conv_efficiency":
 KERNEL = "efficient"  # the attention kernel that runs there: FlashAttention wants Ampere
 
 
-def pipelines(rows: Iterable[Row], name: str) -> list[tuple[models.Iteration, float]]:
-    """What the rows of a device measured that its rates can be fitted to, and the seconds of each."""
-    return _iterations((row for row in rows if device_of(row.gpu) == name and models.gives_rates(row)), name)
+def pipelines(rows: Iterable[Row], device: Device) -> list[tuple[models.Iteration, float]]:
+    """What the rows of a device measured that its rates are fitted to, and the seconds of each; nothing if too few."""
+    if device.arch not in models.WITHOUT_FLASH:
+        return []
+    name = device.name
+    found = _iterations((row for row in rows if device_of(row.gpu) == name and models.gives_rates(row)), name)
+    return found if len(found) >= FEWEST else []
 
 
 def others(rows: Iterable[Row], name: str) -> list[tuple[models.Iteration, float]]:

@@ -19,8 +19,8 @@ operators' host time a step: diffusers' schedulers read the step's number back f
 host take the step, check the guards of the compiled network and launch it again. Both numbers come from batch 1 of SD
 1.5 on an A100, whatever the pipeline (text to image, image to image, inpainting); `AROUND` from those with the nightly
 torch, since with torch 2.0 the A100, and no other GPU, is a fifth slower at every batch, which is not modelled. What
-the tensor cores of GPUs of another generation than their relative sustain comes from batch 4 of it, compiled
-(`calibrate`). None of these rows is reported.
+the tensor cores of Volta and Turing sustain comes from batch 4 of it, compiled (`sustained`). None of these rows is
+reported.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ class Tiling(NamedTuple):
         elif self.small and call.causal and call.query_length > 1 and device.arch in SMALL:
             tiles = self.small
         rows, keys = next(((rows, keys) for limit, rows, keys in tiles if call.head_dim <= limit), tiles[-1][1:])
-        if self.warps:
-            keys = min(keys, SHORT if call.key_length <= SHORT else keys)
+        if self.warps and call.key_length <= SHORT:
+            keys = min(keys, SHORT)
         return (FEW if self.thin and _rows(call)[1] <= FEW else rows), keys
 
     def backward(self, **changes: float) -> Tiling:
@@ -102,9 +102,7 @@ FLASH1 = Tiling(  # fmha_fwd_hdim*.cu of flash-attention 1.0.9; outputs stand in
 KERNELS = {
     "flash": FLASH,  # FlashAttention-2
     "flash-paged": FLASH._replace(pages=True),  # as serving engines call it: keys in pages
-    "mmha": FLASH._replace(
-        splitting=(), thin=True
-    ),  # for one query, as engines and compilers write it: masked multi-head attention
+    "mmha": FLASH._replace(splitting=(), thin=True),  # as engines and compilers write it for one query
     # Before: outputs and their gradients are read, sums of the queries' gradients cleared; after: these are converted
     "flash-backward": FLASH.backward(share=0.85, around=2 + 2 + 4 + 4 + 2),  # flash_bwd_launch_template.h
     "flash3": FLASH3,

@@ -17,14 +17,13 @@ DISTANT = 2.0  # times that, from another generation: T4 and V100 were as far of
 # Medians of kernels beside those fitted to (`origin`); of attention that of flash on the A100, in two engines' tables.
 LEAST: dict[Family, float] = {"elementwise": 0.10, "norm": 0.13, "attention": 0.041}
 REPLAYED = 0.8  # of the L2 cache is left of what kernels moved, when one uses it again
-HALF = frozenset({"float16", "bfloat16"})
 # Times as long, where threads load single elements of half precision, and for how many bytes a clock and compute unit
 # of memory: vLLM's kernels in Vidur's table of the A100.
 ONE_BY_ONE, PER_CLOCK = 1.6, 13.4
 # Elements per clock of a compute unit, where a copy reads across the lines in which it writes: 268 million of one byte
 # in 1.98 ms on an H100, for which a compiler's tiled copy takes 0.22 ms (pytorch/pytorch issue 113560).
 TURNED = 0.52
-NOTED = 0.1
+NOTED = 0.1  # of what a kernel moves, found in the L2 cache: from there on it is said
 OVERLAP = 3.0  # exponent of the rounded maximum; 2.5 to 4 fit the GEMM tables of four GPUs equally well
 ITEMSIZE = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float4": 0.5}
 

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from minimodels.kernels.work import Work
 from minimodels.sim.call import L2State
-from minimodels.sim.cost.base import HALF, ITEMSIZE, OVERLAP, Cost, origin, rate, state, turning
-from minimodels.sim.device import Device, Family
+from minimodels.sim.cost.base import ITEMSIZE, OVERLAP, Cost, origin, rate, state, turning
+from minimodels.sim.device import HALF, Device, Family
 
 # Rows and columns of the tiles in use; the thin ones are for few rows. Source: cuBLAS and CUTLASS kernel names.
 TILES = (
@@ -133,13 +133,6 @@ def product(
     }.get(bound, flops / (peak * taken))
     provenance, error = origin(family, device, bound == "memory" or dtype in HALF)
     return Cost(
-        taken,
-        1,
-        bound,
-        provenance,
-        error,
-        min(1.0, used),
-        int(tiles[best]),
-        float(np.ceil(rounds[best])),
+        taken, 1, bound, provenance, error, min(1.0, used), int(tiles[best]), float(np.ceil(rounds[best])),
         state(missed, moved),
-    )
+    )  # fmt: skip
