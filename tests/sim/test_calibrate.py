@@ -14,6 +14,7 @@ from minimodels.sim.fit import minimise
 from minimodels.sim.validate import COLUMNS, shipped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a100-80gb", "l40s", "t4", "v100-32gb"])
 def test_a_shipped_device_file_is_what_a_fit_to_the_shipped_table_gives(name: str) -> None:
     device = devices.load(name)
@@ -23,6 +24,7 @@ def test_a_shipped_device_file_is_what_a_fit_to_the_shipped_table_gives(name: st
     assert all(part.kept for part in done), "every error comes from rows that were kept out"
 
 
+@pytest.mark.slow
 def test_only_fitted_constants_change_in_a_written_file() -> None:
     fitted, done = calibrate(shipped(), devices.load("v100-32gb"))
     before = tomllib.loads(device_writer.original("t4"))

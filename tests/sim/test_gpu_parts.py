@@ -43,7 +43,7 @@ def test_a_part_that_is_stopped_leaves_nothing_running(tmp_path: Path) -> None:
         f"open({str(child)!r}, 'w').write(str(child.pid))\n"
         "time.sleep(60)"
     )
-    assert run_part(_part(code), tmp_path / "gpu", limit=5) == "stopped after 5 s"
+    assert run_part(_part(code), tmp_path / "gpu", limit=2) == "stopped after 2 s"
     state = Path(f"/proc/{child.read_text()}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
